@@ -1,0 +1,117 @@
+"""Buyers and their subscriptions, and what a subscription's state means for access. Facts come from Stripe, refetched (L17)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Final
+
+from farebox.domain.usage import Period
+
+__all__ = [
+    "TERMINAL_STATUSES",
+    "Account",
+    "Checkout",
+    "Subscription",
+    "SubscriptionItem",
+    "boundaries_of",
+    "current_subscription",
+    "is_entitled",
+    "with_status_times",
+]
+
+TERMINAL_STATUSES: Final = frozenset({"canceled", "incomplete_expired"})
+_ALLOWED: Final = frozenset({"active", "trialing"})
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A buyer. `reference` is what the checkout request said about itself: useful, never proof of who somebody is."""
+
+    id: str
+    created_at: int
+    email: str = ""
+    reference: str = ""
+    customer_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionItem:
+    """One metered price of a subscription. `unit_amount` in minor units; the period is the item's own."""
+
+    id: str
+    price_id: str
+    meter: str
+    unit_amount: Decimal
+    currency: str
+    period: Period
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A subscription as Stripe last described it. `status` is Stripe's own word; `status_since_at` is when we first saw it."""
+
+    id: str
+    customer_id: str
+    plan: str
+    status: str
+    created_at: int
+    items: tuple[SubscriptionItem, ...] = ()
+    cancel_at_period_end: bool = False
+    collection_paused: bool = False
+    status_since_at: int = 0
+
+    @property
+    def period(self) -> Period | None:
+        """The span of the items' current periods, or None without items."""
+        if not self.items:
+            return None
+        return Period(min(i.period.start for i in self.items), max(i.period.end for i in self.items))
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A checkout that we began: which account it will pay for, and whether its key has been claimed."""
+
+    session_id: str
+    account_id: str
+    plan: str
+    created_at: int
+    status: str = "open"  # open, complete, expired: Stripe's words
+    claimed_at: int | None = None
+    key_id: str | None = None
+
+
+def is_entitled(subscription: Subscription, now: int, grace_seconds: int) -> bool:
+    """Whether the subscription gives access at `now`. An unknown status refuses."""
+    period = subscription.period
+    if subscription.cancel_at_period_end and period is not None and now >= period.end:
+        return False
+    if subscription.status == "past_due":
+        return now < subscription.status_since_at + grace_seconds
+    return subscription.status in _ALLOWED
+
+
+def current_subscription(subscriptions: Iterable[Subscription], now: int, grace_seconds: int) -> Subscription | None:
+    """The subscription that speaks for the account: an entitled one before any other, then the newest."""
+    return max(
+        subscriptions,
+        key=lambda s: (is_entitled(s, now, grace_seconds), s.status not in TERMINAL_STATUSES, s.created_at, s.id),
+        default=None,
+    )
+
+
+def boundaries_of(subscriptions: Iterable[Subscription]) -> tuple[int, ...]:
+    """Every known period start and end, sorted: where buckets are split, even before the renewal webhook comes."""
+    edges = {edge for s in subscriptions for i in s.items for edge in (i.period.start, i.period.end)}
+    return tuple(sorted(edges))
+
+
+def with_status_times(old: Iterable[Subscription], new: Iterable[Subscription], now: int) -> tuple[Subscription, ...]:
+    """Give each newly fetched subscription the time since which we have seen its status."""
+    seen = {s.id: s for s in old}
+
+    def since(subscription: Subscription) -> int:
+        before = seen.get(subscription.id)
+        return before.status_since_at if before is not None and before.status == subscription.status else now
+
+    return tuple(replace(s, status_since_at=since(s)) for s in sorted(new, key=lambda s: s.id))

@@ -1,0 +1,135 @@
+"""Meter events: frozen when sealed (L5), named for ever (L6), placed in a minute of their own (L7), and their life at Stripe (L8)."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+__all__ = [
+    "CELL_SECONDS",
+    "IDENTIFIER_LENGTH_MAX",
+    "SEAL_INTERVAL_SECONDS",
+    "MeterEvent",
+    "Outcome",
+    "OutcomeKind",
+    "ReportState",
+    "Unsealed",
+    "identifier_of",
+    "seal",
+]
+
+CELL_SECONDS: Final = 60
+IDENTIFIER_LENGTH_MAX: Final = 100
+SEAL_INTERVAL_SECONDS: Final = 60
+
+
+class ReportState(StrEnum):
+    """pending → sending → delivered | rejected | doubtful; sending → pending when nothing is known to have happened."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    REJECTED = "rejected"
+    DOUBTFUL = "doubtful"
+
+
+class OutcomeKind(StrEnum):
+    """What Stripe's answer to a meter event means. FORBIDDEN halts everything and parks nothing."""
+
+    DELIVERED = "delivered"
+    DUPLICATE = "duplicate"
+    REJECTED = "rejected"
+    THROTTLED = "throttled"
+    UNKNOWN = "unknown"
+    FORBIDDEN = "forbidden"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`stored_failure` says that Stripe saved a 5xx under the Idempotency-Key, so that a new one is needed."""
+
+    kind: OutcomeKind
+    reason: str = ""
+    stored_failure: bool = False
+    retry_after_seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MeterEvent:
+    """A frozen amount of usage on its way to Stripe. Identifier, value, timestamp and event name never change."""
+
+    identifier: str
+    account_id: str
+    customer_id: str
+    meter: str
+    event_name: str
+    bucket_start: int
+    sequence: int
+    value: int
+    timestamp: int
+    idempotency_key: str
+    created_at: int
+    state: ReportState = ReportState.PENDING
+    attempts: int = 0
+    first_unknown_at: int | None = None
+    next_attempt_at: int = 0
+    settled_at: int | None = None
+    reason: str = ""
+
+    @property
+    def cell(self) -> int:
+        """The minute, since the epoch, in which Stripe's summaries show this event."""
+        return self.timestamp // CELL_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """A bucket with usage that no meter event holds yet, as one statement read it. `cells` are minutes already used."""
+
+    account_id: str
+    customer_id: str
+    meter: str
+    bucket_start: int
+    total: int
+    sealed: int
+    next_sequence: int
+    last_used_at: int
+    cells: frozenset[int] = frozenset()
+
+
+def identifier_of(ledger_id: str, account_id: str, meter: str, bucket_start: int, sequence: int) -> str:
+    """The event's name at Stripe: the same for the same ledger row for ever, readable, at most 100 characters."""
+    row = f"{ledger_id}/{account_id}/{meter}/{bucket_start}/{sequence}"
+    return f"fb_{bucket_start}_{sequence}_{hashlib.sha256(row.encode()).hexdigest()[:40]}"
+
+
+def seal(ledger_id: str, unsealed: Unsealed, event_name: str, now: int) -> MeterEvent | None:
+    """Freeze the bucket's difference into a meter event, or None when there is nothing positive to report."""
+    value = unsealed.total - unsealed.sealed
+    if value <= 0:
+        return None
+    identifier = identifier_of(
+        ledger_id, unsealed.account_id, unsealed.meter, unsealed.bucket_start, unsealed.next_sequence
+    )
+    return MeterEvent(
+        identifier=identifier,
+        account_id=unsealed.account_id,
+        customer_id=unsealed.customer_id,
+        meter=unsealed.meter,
+        event_name=event_name,
+        bucket_start=unsealed.bucket_start,
+        sequence=unsealed.next_sequence,
+        value=value,
+        timestamp=_timestamp(unsealed.bucket_start, unsealed.last_used_at, unsealed.cells),
+        idempotency_key=identifier,
+        created_at=now,
+    )
+
+
+def _timestamp(bucket_start: int, last_used_at: int, cells: Iterable[int]) -> int:
+    """The latest free minute not after the last use and still in the bucket; the last use's minute when none is free."""
+    used = frozenset(cells)
+    first, last = bucket_start // CELL_SECONDS, last_used_at // CELL_SECONDS
+    cell = next((c for c in range(last, first - 1, -1) if c not in used), last)
+    return max(cell * CELL_SECONDS, bucket_start)

@@ -1,0 +1,87 @@
+"""What was used: increments, hourly buckets split at period boundaries (L4), and quantities that are whole and not negative."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from farebox.errors import QuantityInvalid
+
+__all__ = [
+    "BUCKET_SECONDS",
+    "QUANTITY_MAX",
+    "Batch",
+    "Increment",
+    "Period",
+    "UsageLine",
+    "bucket_start",
+    "checked_quantity",
+]
+
+BUCKET_SECONDS: Final = 3600
+QUANTITY_MAX: Final = 10**12  # of one charge; far below what a 64-bit sum holds
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A half-open billing period [start, end) in Unix seconds."""
+
+    start: int
+    end: int
+
+    def contains(self, at: int) -> bool:
+        return self.start <= at < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Increment:
+    """An addition to one usage row. `record_id` makes it idempotent (usage from outside a request)."""
+
+    account_id: str
+    meter: str
+    key_id: str
+    operation: str
+    bucket_start: int
+    quantity: int
+    calls: int
+    used_at: int
+    record_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One fenced commit of a writer (L1). Numbers of a writer begin at 1 and have no gaps."""
+
+    writer: str
+    number: int
+    nonce: str
+    increments: tuple[Increment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageLine:
+    """Usage summed for reading: of one meter, and of one operation and key where asked for."""
+
+    meter: str
+    quantity: int
+    calls: int
+    last_used_at: int
+    operation: str = ""
+    key_id: str = ""
+
+
+def bucket_start(at: int, boundaries: Iterable[int]) -> int:
+    """Start of the bucket that holds `at`: the hour, or the latest known period boundary within it."""
+    start = at - at % BUCKET_SECONDS
+    for boundary in boundaries:
+        if start < boundary <= at:
+            start = boundary
+    return start
+
+
+def checked_quantity(quantity: object, meter: str) -> int:
+    """The quantity as it may be counted. QuantityInvalid for anything but a whole number from 0 to QUANTITY_MAX."""
+    if isinstance(quantity, bool) or not isinstance(quantity, int):
+        raise QuantityInvalid(f"{meter}: a quantity must be an int, not {type(quantity).__name__}")
+    if not 0 <= quantity <= QUANTITY_MAX:
+        raise QuantityInvalid(f"{meter}: a quantity must lie between 0 and {QUANTITY_MAX}")
+    return quantity

@@ -1,0 +1,333 @@
+"""Every error that Farebox raises, with a stable code, an HTTP status and a text that may be shown to anyone.
+
+    FareboxError
+    ├── ConfigError                     the configuration is wrong: refuse to start, say where and what to do
+    ├── AccessRefused                   the gate's answers (values first, raised only at the edge)
+    │   ├── KeyMissing · KeyInvalid · KeyRevoked · KeyExpired · CredentialsConflict
+    │   ├── SubscriptionMissing · SubscriptionInactive
+    ├── RequestRefused                  what a buyer or Stripe sent cannot be served
+    │   ├── InputInvalid · PlanUnknown · NotFound · BodyTooLarge · TooManyRequests · SignatureInvalid · OperatorOnly
+    │   ├── AlreadySubscribed · CustomerMissing
+    │   └── ClaimRefused                ClaimUnknown · ClaimUnpaid · ClaimExpired · ClaimTaken
+    ├── UsageError                      the seller's code asked for something impossible
+    │   ├── MeterUnknown · QuantityInvalid · ChargeTooLate · ChargeOutsideCall · RecordConflict · AccountUnknown
+    ├── NotStarted                      a call came before the lifespan ran
+    ├── StoreError
+    │   ├── StoreUnavailable            outcome unknown: the batch may or may not have landed (ledger.md L1)
+    │   ├── StoreUnusable               foreign, corrupted, newer or unwritable: refuse to start
+    │   ├── StoreBusy                   another process serves this ledger
+    │   ├── FactsStale                  the change feed has not been read for too long (L14)
+    │   └── WriterFenced                this writer's number was taken or closed (L1)
+    └── ProviderError
+        ├── ProviderUnavailable         no answer or a 5xx: outcome unknown
+        ├── ProviderThrottled           429, or 409 while another call runs
+        ├── ProviderForbidden           401 or 403: the key is wrong or lacks a permission
+        └── ProviderRejected            any other 4xx: the request itself is wrong
+
+`detail` is public. What only the operator may read goes into `internal` and is never part of an answer.
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "AccessRefused",
+    "AccountUnknown",
+    "AlreadySubscribed",
+    "BodyTooLarge",
+    "ChargeOutsideCall",
+    "ChargeTooLate",
+    "ClaimExpired",
+    "ClaimRefused",
+    "ClaimTaken",
+    "ClaimUnknown",
+    "ClaimUnpaid",
+    "ConfigError",
+    "CredentialsConflict",
+    "CustomerMissing",
+    "FactsStale",
+    "FareboxError",
+    "InputInvalid",
+    "KeyExpired",
+    "KeyInvalid",
+    "KeyMissing",
+    "KeyRevoked",
+    "MeterUnknown",
+    "NotFound",
+    "NotStarted",
+    "OperatorOnly",
+    "PlanUnknown",
+    "ProviderError",
+    "ProviderForbidden",
+    "ProviderRejected",
+    "ProviderThrottled",
+    "ProviderUnavailable",
+    "QuantityInvalid",
+    "RecordConflict",
+    "RequestRefused",
+    "SignatureInvalid",
+    "StoreBusy",
+    "StoreError",
+    "StoreUnavailable",
+    "StoreUnusable",
+    "SubscriptionInactive",
+    "SubscriptionMissing",
+    "TooManyRequests",
+    "UsageError",
+    "WriterFenced",
+]
+
+
+class FareboxError(Exception):
+    """Root of the tree. `code` is stable, `status` is HTTP, `title` is the same for every instance, `detail` is public."""
+
+    code: ClassVar[str] = "farebox_error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something went wrong on our side"
+
+    def __init__(self, detail: str = "", *, internal: str = "") -> None:
+        self.detail = detail or self.title
+        self.internal = internal
+        super().__init__(f"{self.detail} ({internal})" if internal else self.detail)
+
+
+class ConfigError(FareboxError):
+    code = "config_invalid"
+    title = "The configuration is wrong"
+
+
+class AccessRefused(FareboxError):
+    code = "access_refused"
+    status = 403
+    title = "Access refused"
+
+
+class KeyMissing(AccessRefused):
+    code = "key_missing"
+    status = 401
+    title = "An API key is required"
+
+
+class KeyInvalid(AccessRefused):
+    code = "key_invalid"
+    status = 401
+    title = "The API key is not valid"
+
+
+class KeyRevoked(AccessRefused):
+    code = "key_revoked"
+    status = 401
+    title = "The API key has been revoked"
+
+
+class KeyExpired(AccessRefused):
+    code = "key_expired"
+    status = 401
+    title = "The API key has expired"
+
+
+class CredentialsConflict(AccessRefused):
+    code = "credentials_conflict"
+    status = 401
+    title = "The request carries several different API keys"
+
+
+class SubscriptionMissing(AccessRefused):
+    code = "subscription_missing"
+    status = 402
+    title = "A subscription is required"
+
+
+class SubscriptionInactive(AccessRefused):
+    code = "subscription_inactive"
+    status = 402
+    title = "The subscription is not active"
+
+
+class RequestRefused(FareboxError):
+    code = "request_refused"
+    status = 400
+    title = "The request cannot be served"
+
+
+class InputInvalid(RequestRefused):
+    code = "input_invalid"
+    status = 422
+    title = "The request's input is not valid"
+
+
+class PlanUnknown(RequestRefused):
+    code = "plan_unknown"
+    status = 422
+    title = "There is no such plan"
+
+
+class NotFound(RequestRefused):
+    code = "not_found"
+    status = 404
+    title = "There is nothing here"
+
+
+class BodyTooLarge(RequestRefused):
+    code = "body_too_large"
+    status = 413
+    title = "The request body is too large"
+
+
+class TooManyRequests(RequestRefused):
+    code = "too_many_requests"
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, detail: str = "", *, retry_after_seconds: int = 1, internal: str = "") -> None:
+        super().__init__(detail, internal=internal)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class SignatureInvalid(RequestRefused):
+    code = "signature_invalid"
+    title = "The webhook's signature is not valid"
+
+
+class OperatorOnly(RequestRefused):
+    code = "operator_only"
+    status = 403
+    title = "This page is for the operator"
+
+
+class AlreadySubscribed(RequestRefused):
+    code = "already_subscribed"
+    status = 409
+    title = "This account already has a subscription"
+
+
+class CustomerMissing(RequestRefused):
+    code = "customer_missing"
+    status = 409
+    title = "This account has no billing customer yet"
+
+
+class ClaimRefused(RequestRefused):
+    code = "claim_refused"
+    title = "This purchase cannot be claimed"
+
+
+class ClaimUnknown(ClaimRefused):
+    code = "claim_unknown"
+    status = 404
+    title = "We do not know this purchase"
+
+
+class ClaimUnpaid(ClaimRefused):
+    code = "claim_unpaid"
+    status = 402
+    title = "This purchase is not completed yet"
+
+
+class ClaimExpired(ClaimRefused):
+    code = "claim_expired"
+    status = 410
+    title = "This checkout has expired"
+
+
+class ClaimTaken(ClaimRefused):
+    code = "claim_taken"
+    status = 409
+    title = "This purchase has already been claimed"
+
+
+class UsageError(FareboxError):
+    code = "usage_error"
+    title = "The API asked for a charge that is not possible"
+
+
+class MeterUnknown(UsageError):
+    code = "meter_unknown"
+    title = "There is no such meter"
+
+
+class QuantityInvalid(UsageError):
+    code = "quantity_invalid"
+    title = "A quantity must be a whole number, zero or more"
+
+
+class ChargeTooLate(UsageError):
+    code = "charge_too_late"
+    title = "The answer of this call has already begun"
+
+
+class ChargeOutsideCall(UsageError):
+    code = "charge_outside_call"
+    title = "There is no paid call to charge here"
+
+
+class RecordConflict(UsageError):
+    code = "record_conflict"
+    title = "This id has already been recorded with other values"
+
+
+class AccountUnknown(UsageError):
+    code = "account_unknown"
+    title = "There is no such account"
+
+
+class NotStarted(FareboxError):
+    code = "not_started"
+    status = 503
+    title = "Farebox has not been started"
+
+
+class StoreError(FareboxError):
+    code = "store_error"
+    status = 503
+    title = "Usage cannot be recorded right now"
+
+
+class StoreUnavailable(StoreError):
+    code = "store_unavailable"
+
+
+class StoreUnusable(StoreError):
+    code = "store_unusable"
+    title = "The database cannot be used"
+
+
+class StoreBusy(StoreError):
+    code = "store_busy"
+    title = "Another process serves this database"
+
+
+class FactsStale(StoreError):
+    code = "facts_stale"
+    title = "Access cannot be checked right now"
+
+
+class WriterFenced(StoreError):
+    code = "writer_fenced"
+
+
+class ProviderError(FareboxError):
+    code = "provider_error"
+    status = 502
+    title = "The payment provider could not serve this"
+
+
+class ProviderUnavailable(ProviderError):
+    code = "provider_unavailable"
+    status = 503
+    title = "The payment provider cannot be reached right now"
+
+
+class ProviderThrottled(ProviderError):
+    code = "provider_throttled"
+    status = 503
+    title = "The payment provider is busy"
+
+
+class ProviderForbidden(ProviderError):
+    code = "provider_forbidden"
+    title = "The payment provider refused our key"
+
+
+class ProviderRejected(ProviderError):
+    code = "provider_rejected"
+    title = "The payment provider refused the request"
