@@ -1,0 +1,235 @@
+"""Settings: farebox.toml and the environment, read once, checked whole, frozen. Secrets have no default.
+
+The only module that reads the environment. Every refusal is a ConfigError that says where and what to do.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import ValidationError
+
+from farebox.configfile import FileModel, catalog_of, explain
+from farebox.domain.catalog import Catalog
+from farebox.domain.keys import Pepper, Secret, pepper_from
+from farebox.errors import ConfigError
+
+__all__ = [
+    "CONFIG_BYTES_MAX",
+    "FAREBOX_SECRET_CHARACTERS_MIN",
+    "WEBHOOK_SECRET_CHARACTERS_MIN",
+    "Settings",
+    "load_settings",
+]
+
+CONFIG_BYTES_MAX: Final = 1_048_576
+FAREBOX_SECRET_CHARACTERS_MIN: Final = 32
+WEBHOOK_SECRET_CHARACTERS_MIN: Final = 20
+_VARIABLES: Final = (
+    "STRIPE_SECRET_KEY",
+    "STRIPE_WEBHOOK_SECRET",
+    "STRIPE_API_BASE",
+    "FAREBOX_PUBLIC_URL",
+    "FAREBOX_DATABASE_URL",
+    "FAREBOX_SECRET",
+    "FAREBOX_CONFIG",
+    "FAREBOX_ADMIN_TOKEN",
+)
+_KEY_PREFIXES: Final = ("sk_test_", "rk_test_", "sk_live_", "rk_live_")
+_LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that configuration decides. What only some commands need may be None; `require_*` refuses then."""
+
+    path: Path
+    catalog: Catalog
+    prefix: str
+    credentials: tuple[str, ...]
+    past_due_grace_seconds: int
+    seal_seconds: int
+    database_url: str
+    stripe_secret_key: Secret | None
+    stripe_webhook_secrets: tuple[Secret, ...]
+    stripe_api_base: str | None
+    public_url: str | None
+    secrets: tuple[Secret, ...]
+    admin_token: Secret | None
+
+    @property
+    def live(self) -> bool:
+        """Whether the Stripe key is a live one."""
+        key = self.stripe_secret_key
+        return key is not None and key.reveal()[3:7] == "live"
+
+    @property
+    def peppers(self) -> tuple[Pepper, ...]:
+        """Key peppers, the one for new keys first."""
+        return tuple(pepper_from(secret.reveal()) for secret in self.secrets)
+
+    @property
+    def webhook_url(self) -> str:
+        return f"{self.public_url or ''}{self.prefix}/webhook"
+
+    def require_stripe(self) -> Secret:
+        """The Stripe key, or ConfigError."""
+        if self.stripe_secret_key is None:
+            raise ConfigError("STRIPE_SECRET_KEY is not set. Take a secret or restricted key from Stripe's dashboard.")
+        return self.stripe_secret_key
+
+    def require_peppers(self) -> tuple[Pepper, ...]:
+        """The key peppers, or ConfigError."""
+        if not self.secrets:
+            raise ConfigError(_missing("FAREBOX_SECRET"))
+        return self.peppers
+
+    def require_serving(self) -> None:
+        """Refuse unless everything that serving needs is there; names all that is missing at once."""
+        absent = {
+            "STRIPE_SECRET_KEY": self.stripe_secret_key is None,
+            "STRIPE_WEBHOOK_SECRET": not self.stripe_webhook_secrets,
+            "FAREBOX_SECRET": not self.secrets,
+            "FAREBOX_PUBLIC_URL": self.public_url is None,
+        }
+        missing = [_missing(name) for name, gone in absent.items() if gone]
+        if missing:
+            raise ConfigError("\n".join(missing))
+        if not self.catalog.plans:
+            raise ConfigError(f"{self.path}: there is no plan to sell. Add a [plans.NAME] table.")
+
+
+_HINTS: Final = {
+    "STRIPE_SECRET_KEY": "a secret or restricted key from Stripe's dashboard",
+    "STRIPE_WEBHOOK_SECRET": "the whsec_ secret printed by `farebox push --webhook` or `stripe listen`",
+    "FAREBOX_SECRET": f"at least {FAREBOX_SECRET_CHARACTERS_MIN} random characters, for example from `openssl rand -hex 32`",
+    "FAREBOX_PUBLIC_URL": "where buyers reach this API, for example https://api.example.com",
+}
+
+
+def _missing(name: str) -> str:
+    return f"{name} is not set: {_HINTS[name]}."
+
+
+def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path | None = None) -> Settings:
+    """Read and check farebox.toml and the environment (the process's own, with a .env file in the working folder beneath
+    it, unless `environ` is given). Raises ConfigError."""
+    source = dict(environ) if environ is not None else _environment()
+    values = {name: source[name] for name in _VARIABLES if name in source}
+    for name, value in values.items():
+        if not value.strip():
+            raise ConfigError(f"{name} is set but empty. Give it a value or remove it.")
+    config_path = Path(path or values.get("FAREBOX_CONFIG", "farebox.toml"))
+    model = _read_file(config_path)
+    key = _stripe_key(values.get("STRIPE_SECRET_KEY"), model.stripe.mode)
+    base = _api_base(values.get("STRIPE_API_BASE"), key)
+    return Settings(
+        path=config_path,
+        catalog=catalog_of(model, str(config_path)),
+        prefix=model.http.prefix,
+        credentials=tuple(model.http.credentials),
+        past_due_grace_seconds=model.access.past_due_grace_days * 86_400,
+        seal_seconds=model.reporting.seal_seconds,
+        database_url=_database_url(values.get("FAREBOX_DATABASE_URL", "sqlite:///farebox.db")),
+        stripe_secret_key=key,
+        stripe_webhook_secrets=_secrets(
+            values.get("STRIPE_WEBHOOK_SECRET"), "STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET_CHARACTERS_MIN, "whsec_"
+        ),
+        stripe_api_base=base,
+        public_url=_public_url(values.get("FAREBOX_PUBLIC_URL"), key),
+        secrets=_secrets(values.get("FAREBOX_SECRET"), "FAREBOX_SECRET", FAREBOX_SECRET_CHARACTERS_MIN),
+        admin_token=next(
+            iter(_secrets(values.get("FAREBOX_ADMIN_TOKEN"), "FAREBOX_ADMIN_TOKEN", FAREBOX_SECRET_CHARACTERS_MIN)), None
+        ),
+    )
+
+
+def _environment() -> dict[str, str]:
+    beneath = {k: v for k, v in dotenv_values(".env").items() if v is not None}
+    return {**beneath, **os.environ}
+
+
+def _read_file(path: Path) -> FileModel:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. `farebox init` writes one, or name yours in FAREBOX_CONFIG.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(raw) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX} bytes.")
+    try:
+        document = tomllib.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply.") from error
+    try:
+        return FileModel.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in explain(error))) from error
+
+
+def _stripe_key(value: str | None, mode: str | None) -> Secret | None:
+    if value is None:
+        return None
+    if not value.startswith(_KEY_PREFIXES) or not value.isascii() or not value.isprintable() or " " in value:
+        raise ConfigError(
+            "STRIPE_SECRET_KEY is not a Stripe secret key: it must begin with sk_test_, rk_test_, sk_live_ or rk_live_."
+        )
+    if mode is not None and value[3:7] != mode:
+        raise ConfigError(
+            f"stripe.mode is {mode!r}, but STRIPE_SECRET_KEY is a {value[3:7]} key. Change one so that they agree."
+        )
+    return Secret(value)
+
+
+def _api_base(value: str | None, key: Secret | None) -> str | None:
+    if value is None:
+        return None
+    if key is not None and key.reveal()[3:7] == "live":
+        raise ConfigError(
+            "STRIPE_API_BASE points at a local Stripe, but STRIPE_SECRET_KEY is a live key. "
+            "Remove STRIPE_API_BASE to go live, or use a test key."
+        )
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or parts.hostname not in _LOOPBACK_HOSTS:
+        raise ConfigError("STRIPE_API_BASE must be a loopback address such as http://127.0.0.1:8001.")
+    return value.rstrip("/")
+
+
+def _database_url(value: str) -> str:
+    if value.startswith("sqlite:///") and len(value) > len("sqlite:///"):
+        return value
+    scheme = value.partition(":")[0]
+    raise ConfigError(f"FAREBOX_DATABASE_URL: {scheme!r} is not supported yet. Use sqlite:///path/to/farebox.db.")
+
+
+def _public_url(value: str | None, key: Secret | None) -> str | None:
+    if value is None:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ConfigError("FAREBOX_PUBLIC_URL must be a plain address such as https://api.example.com.")
+    if key is not None and key.reveal()[3:7] == "live" and parts.scheme != "https":
+        raise ConfigError("FAREBOX_PUBLIC_URL must begin with https:// when a live Stripe key is used.")
+    return value.rstrip("/")
+
+
+def _secrets(value: str | None, name: str, characters_min: int, prefix: str = "") -> tuple[Secret, ...]:
+    if value is None:
+        return ()
+    found = [entry.strip() for entry in value.split(",")]
+    for entry in found:
+        if not entry.startswith(prefix):
+            raise ConfigError(f"{name}: each entry must begin with {prefix}.")
+        if len(entry) < characters_min:
+            raise ConfigError(f"{name}: an entry has {len(entry)} characters; at least {characters_min} are needed.")
+    return tuple(Secret(entry) for entry in found)
