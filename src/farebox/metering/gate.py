@@ -1,0 +1,126 @@
+"""Who may call: facts of keys, cached in the process and kept true by the change feed (L13, L14).
+
+A cached fact is dropped when the feed names its account; when the feed has not been read for too long, nobody passes.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from farebox.domain.access import Facts, Grant, Refusal, decide
+from farebox.domain.keys import Pepper, digest, is_well_formed
+from farebox.errors import FactsStale, KeyInvalid, StoreError
+from farebox.ports import Clock, Store
+
+__all__ = ["FACTS_CACHED_MAX", "FEED_POLL_MILLISECONDS", "STALENESS_MILLISECONDS", "UNKNOWN_CACHED_MAX", "Gate"]
+
+FACTS_CACHED_MAX: Final = 200_000
+UNKNOWN_CACHED_MAX: Final = 20_000
+FEED_POLL_MILLISECONDS: Final = 250
+STALENESS_MILLISECONDS: Final = 2_000
+
+
+class Gate:
+    """Answers from memory with `cached`; `fill` and `poll` read the store and belong on a thread."""
+
+    def __init__(self, store: Store, clock: Clock, peppers: Sequence[Pepper], grace_seconds: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._peppers = tuple(peppers)
+        self._grace_seconds = grace_seconds
+        self._lock = threading.Lock()
+        self._facts: dict[str, Facts] = {}
+        self._unknown: set[str] = set()
+        self._digests: dict[str, set[str]] = {}
+        self._epoch = ""
+        self._head = 0
+        self._generation = 0
+        self._read_at_ms: int | None = None
+        self._polling = threading.Lock()
+
+    def digests(self, text: str) -> tuple[str, ...]:
+        """The key's digests, newest pepper first. KeyInvalid before any look-up when its form or checksum is wrong."""
+        if not is_well_formed(text):
+            raise KeyInvalid("The API key is not valid. Check that it was copied whole.")
+        return tuple(digest(text, pepper) for pepper in self._peppers)
+
+    def cached(self, digests: Sequence[str]) -> Facts | None:
+        """Facts from memory; None when the store must be asked. FactsStale when the feed is too old to trust memory."""
+        read_at_ms = self._read_at_ms
+        if read_at_ms is None or self._clock.monotonic_ms() - read_at_ms > STALENESS_MILLISECONDS:
+            raise FactsStale("Access cannot be checked right now. Try again shortly.")
+        for name in digests:
+            facts = self._facts.get(name)
+            if facts is not None:
+                return facts
+        if digests and all(name in self._unknown for name in digests):
+            raise KeyInvalid("The API key is not known.")
+        return None
+
+    def fill(self, digests: Sequence[str]) -> Facts:
+        """Read facts from the store; keep them only if nothing changed since before the read. KeyInvalid if unknown."""
+        with self._lock:
+            generation = self._generation
+        facts = self._store.find_facts(digests)
+        with self._lock:
+            if generation == self._generation:
+                self._install(digests, facts)
+        if facts is None:
+            raise KeyInvalid("The API key is not known.")
+        return facts
+
+    def decide(self, facts: Facts) -> Grant | Refusal:
+        """Whether the facts allow a paid call now."""
+        return decide(facts, self._clock.now_at(), self._grace_seconds)
+
+    def poll(self) -> None:
+        """Read the feed and drop what it names. Raises StoreError; staleness counts from the last success."""
+        with self._polling:
+            began_at_ms = self._clock.monotonic_ms()
+            changes = self._store.changes(self._epoch, self._head)
+            with self._lock:
+                if not changes.complete or changes.epoch != self._epoch:
+                    self._drop_all()
+                elif changes.account_ids:
+                    self._drop(changes.account_ids)
+                self._epoch, self._head = changes.epoch, changes.head
+                self._read_at_ms = began_at_ms
+
+    def ready(self) -> bool:
+        """Whether the feed is fresh enough to let anyone pass."""
+        try:
+            self.cached(())
+        except StoreError:
+            return False
+        return True
+
+    def _install(self, digests: Sequence[str], facts: Facts | None) -> None:
+        if facts is None:
+            if len(self._unknown) >= UNKNOWN_CACHED_MAX:
+                self._unknown.clear()
+            self._unknown.update(digests)
+            return
+        if len(self._facts) >= FACTS_CACHED_MAX:
+            self._forget(next(iter(self._facts)))
+        self._facts[facts.key.digest] = facts
+        self._digests.setdefault(facts.account.id, set()).add(facts.key.digest)
+
+    def _forget(self, name: str) -> None:
+        facts = self._facts.pop(name)
+        of_account = self._digests[facts.account.id]
+        of_account.discard(name)
+        if not of_account:
+            del self._digests[facts.account.id]
+
+    def _drop(self, account_ids: Sequence[str]) -> None:
+        self._generation += 1
+        self._unknown.clear()
+        for account_id in account_ids:
+            for name in self._digests.pop(account_id, ()):
+                self._facts.pop(name, None)
+
+    def _drop_all(self) -> None:
+        self._generation += 1
+        self._unknown.clear()
+        self._facts.clear()
+        self._digests.clear()

@@ -1,0 +1,195 @@
+"""Durable before delivered: calls that finish together share one fenced commit (L1–L4).
+
+Runs on the event loop; the store's work runs on one writer thread. A call is accepted only when its commit is proven.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Final
+
+import structlog
+
+from farebox.domain.usage import Batch, Increment
+from farebox.errors import RecordConflict, StoreError, StoreUnavailable, WriterFenced
+from farebox.ports import Clock, Entropy, Store
+
+__all__ = ["BATCH_INCREMENTS_MAX", "RESOLVE_ATTEMPTS_MAX", "RETRY_MILLISECONDS", "Recorder"]
+
+BATCH_INCREMENTS_MAX: Final = 5_000
+RESOLVE_ATTEMPTS_MAX: Final = 3
+RETRY_MILLISECONDS: Final = 250
+
+_log = structlog.get_logger("farebox.recorder")
+
+
+class _Group:
+    """Increments that will be committed together, and the one future that all of their calls await."""
+
+    __slots__ = ("future", "increments")
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+        self.increments: list[Increment] = []
+
+
+class Recorder:
+    """One writer of the ledger. `healthy` is False from a failed commit until one succeeds again (L16)."""
+
+    def __init__(self, store: Store, clock: Clock, entropy: Entropy, thread: Executor) -> None:
+        self._store = store
+        self._clock = clock
+        self._entropy = entropy
+        self._thread = thread
+        self._waiting: list[_Group] = []
+        self._open: _Group | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._recovery: asyncio.Task[None] | None = None
+        self._writer = ""
+        self._writer_process = 0
+        self._number = 0
+        self._unproven: Batch | None = None
+        self.healthy = True
+        self.committed_batches = 0
+        self.committed_calls = 0
+
+    def now_at(self) -> int:
+        """The time of a call that is handed over now (L4)."""
+        return self._clock.now_at()
+
+    async def record(self, increments: Sequence[Increment]) -> None:
+        """Return once the increments are durable. StoreError when that is not proven; RecordConflict for a reused id.
+
+        A caller that is cancelled does not cancel the commit for the others.
+        """
+        await asyncio.shield(self._submit(increments))
+
+    async def close(self) -> None:
+        """Commit what waits, and close the writer. Raises nothing: what could not be committed has been refused."""
+        while self._task is not None:
+            await asyncio.wait({self._task})
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.wait({self._recovery})
+        if self._writer and self._unproven is None:
+            try:
+                await self._run(lambda: self._store.close_writer(self._writer))
+            except StoreError as error:
+                _log.warning("writer_not_closed", reason=str(error))
+
+    def _submit(self, increments: Sequence[Increment]) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        alone = any(i.record_id is not None for i in increments)
+        group = self._open
+        if group is None or alone or len(group.increments) + len(increments) > BATCH_INCREMENTS_MAX:
+            group = _Group(loop.create_future())
+            self._waiting.append(group)
+            self._open = None if alone else group
+        group.increments.extend(increments)
+        if self._task is None:
+            self._task = loop.create_task(self._drain())
+        return group.future
+
+    async def _drain(self) -> None:
+        """Commit group after group until none waits. The tasks that made the first group go first."""
+        try:
+            while self._waiting:
+                group = self._waiting.pop(0)
+                if group is self._open:
+                    self._open = None
+                try:
+                    await self._run(lambda group=group: self._commit(tuple(group.increments)))  # type: ignore[misc]
+                except StoreError as error:
+                    self._fail(error)
+                    _refuse(group.future, error)
+                except RecordConflict as error:
+                    _refuse(group.future, error)
+                except BaseException as error:
+                    _refuse(group.future, StoreUnavailable(internal=repr(error)))
+                    raise
+                else:
+                    self.healthy = True
+                    self.committed_batches += 1
+                    self.committed_calls += len(group.increments)
+                    if not group.future.done():
+                        group.future.set_result(None)
+        finally:
+            self._task = None
+            if self._waiting:
+                self._task = asyncio.get_running_loop().create_task(self._drain())
+
+    def _commit(self, increments: tuple[Increment, ...]) -> None:
+        """On the writer thread: settle what is unproven, then commit, and find out what became of it."""
+        self._settle_unproven()
+        try:
+            self._commit_once(increments)
+        except WriterFenced:
+            # The transaction was rolled back, so nothing landed; the same increments may go under a new writer.
+            _log.warning("writer_fenced", writer=self._writer)
+            self._writer = ""
+            self._commit_once(increments)
+
+    def _commit_once(self, increments: tuple[Increment, ...]) -> None:
+        self._ensure_writer()
+        batch = Batch(self._writer, self._number + 1, self._entropy.token(), increments)
+        try:
+            self._store.commit_batch(batch)
+        except StoreUnavailable as unknown:
+            self._unproven = batch
+            if not self._landed(batch):
+                raise StoreUnavailable("Usage could not be recorded. The call may have done its work.") from unknown
+        self._number = batch.number
+
+    def _landed(self, batch: Batch) -> bool:
+        """Ask a few times whether the batch landed; what stays unknown is settled before anything else is committed."""
+        for attempt in range(RESOLVE_ATTEMPTS_MAX):
+            try:
+                landed = self._store.batch_landed(batch)
+            except WriterFenced:
+                self._writer, self._unproven = "", None
+                raise StoreUnavailable("Usage could not be recorded. The call may have done its work.") from None
+            except StoreUnavailable:
+                if attempt + 1 == RESOLVE_ATTEMPTS_MAX:
+                    raise
+            else:
+                self._unproven, self._number = None, batch.number
+                return landed
+        raise AssertionError("unreachable")
+
+    def _settle_unproven(self) -> None:
+        if self._unproven is not None:
+            self._landed(self._unproven)
+
+    def _ensure_writer(self) -> None:
+        """A writer belongs to one process: after a fork the child is another (L1)."""
+        process = os.getpid()
+        if not self._writer or self._writer_process != process:
+            self._writer, self._writer_process, self._number = self._entropy.token(), process, 0
+            self._unproven = None
+
+    def _fail(self, error: StoreError) -> None:
+        _log.error("commit_failed", reason=str(error))
+        self.healthy = False
+        if self._recovery is None or self._recovery.done():
+            self._recovery = asyncio.get_running_loop().create_task(self._recover())
+
+    async def _recover(self) -> None:
+        """Try an empty commit until one succeeds, so that calls are let in again only then."""
+        while not self.healthy:
+            await asyncio.sleep(RETRY_MILLISECONDS / 1000)
+            try:
+                await self._run(lambda: self._commit(()))
+            except StoreError:
+                continue
+            self.healthy = True
+            _log.info("commit_recovered")
+
+    async def _run(self, work: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _refuse(future: asyncio.Future[None], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # seen here, since every waiter may have left

@@ -1,0 +1,147 @@
+"""Farebox in a seller's own application: `protect(app)`, and what handlers may ask for and charge.
+
+Reads nothing until the application's lifespan starts; refuses to start rather than serve with a mistake in it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.routing import iter_route_contexts
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
+
+from farebox.app import Adapters, Runtime
+from farebox.config import Settings, load_settings
+from farebox.domain.accounts import Account
+from farebox.domain.catalog import Route
+from farebox.domain.usage import checked_quantity
+from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted
+from farebox.web.calls import SCOPE_KEY, Call, current_call
+from farebox.web.middleware import Edge, PaidCalls
+from farebox.web.openapi import add_key_to_openapi
+from farebox.web.collisions import AppRoute, collisions, unpriced
+
+__all__ = ["Farebox"]
+
+
+class Farebox:
+    """What a seller holds. `config` names farebox.toml; `settings` and `adapters` replace what would be read and built."""
+
+    def __init__(
+        self, config: str | Path | None = None, *, settings: Settings | None = None, adapters: Adapters | None = None
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._adapters = adapters
+        self._app: Starlette | None = None
+        self._runtime: Runtime | None = None
+        self._priced_meters: set[str] = set()
+
+    def protect(self, app: Starlette) -> None:
+        """Put the paid call inside the application's own middleware, and Farebox into its lifespan and OpenAPI.
+
+        May stand before or after `add_middleware` and `include_router`. ConfigError when called twice or too late.
+        """
+        if self._app is not None:
+            raise ConfigError("This Farebox already protects an application. Make one Farebox for each.")
+        if app.middleware_stack is not None:
+            raise ConfigError("farebox.protect(app) must be called before the application starts.")
+        self._app = app
+        app.user_middleware.append(Middleware(PaidCalls, host=self))  # the last is the innermost
+        if isinstance(app, FastAPI):
+            add_key_to_openapi(app, self._routes)
+
+    async def account(self, connection: HTTPConnection) -> Account:
+        """The buyer who makes this call: `buyer: Annotated[Account, Depends(farebox.account)]`."""
+        call = connection.scope.get(SCOPE_KEY)
+        if not isinstance(call, Call):
+            raise ChargeOutsideCall("This route is public or unprotected, so there is no account.")
+        return call.grant.account
+
+    def price(self, meter: str, quantity: int = 1) -> Any:
+        """What a route costs, in code: `dependencies=[farebox.price("calls", 5)]`. Replaces farebox.toml for that meter."""
+        checked_quantity(quantity, meter)
+        self._priced_meters.add(meter)
+
+        async def farebox_price(connection: HTTPConnection) -> None:
+            call = connection.scope.get(SCOPE_KEY)
+            if not isinstance(call, Call):
+                raise ChargeOutsideCall("A public route has a price in code. Remove one of the two.")
+            call.price(meter, quantity)
+
+        return Depends(farebox_price)
+
+    def charge(self, meter: str, quantity: int) -> None:
+        """Add to what this call costs, before its answer begins.
+
+        ChargeTooLate after that, ChargeOutsideCall without a paid call, MeterUnknown, QuantityInvalid.
+        """
+        current_call().charge(meter, quantity)
+
+    async def record(self, account_id: str, meter: str, quantity: int, *, id: str) -> None:
+        """Record usage from outside a request, once for each `id`; returns when it is durable.
+
+        AccountUnknown, MeterUnknown, QuantityInvalid, RecordConflict (the id has other values), StoreError, NotStarted.
+        """
+        await self._running().record(account_id, meter, quantity, record_id=id)
+
+    @property
+    def edge(self) -> Edge | None:
+        """What the middleware serves with; None while not running."""
+        return self._runtime.edge if self._runtime is not None else None
+
+    async def start(self) -> None:
+        """Read the configuration, open the ledger, start the loops. Any FareboxError is a refusal to start."""
+        settings = self._settings or load_settings(path=self._config)
+        settings.require_serving()
+        routes = self._app_routes()
+        self._check(settings, routes)
+        public = self._own_pages() if isinstance(self._app, FastAPI) else ()
+        runtime = Runtime(settings, self._adapters or Adapters.of(settings), public_paths=public)
+        await runtime.start(unpriced=unpriced(routes, settings.catalog.routes, public))
+        self._settings, self._runtime = settings, runtime
+
+    async def stop(self) -> None:
+        """Commit, seal and report what there is, within a bound, and close the ledger. Does nothing when not running."""
+        runtime, self._runtime = self._runtime, None
+        if runtime is not None:
+            await runtime.stop()
+
+    def _routes(self) -> tuple[Route, ...]:
+        return self._settings.catalog.routes if self._settings is not None else ()
+
+    def _running(self) -> Runtime:
+        if self._runtime is None:
+            raise NotStarted("Farebox has not been started: the application's lifespan did not run.")
+        return self._runtime
+
+    def _app_routes(self) -> list[AppRoute]:
+        if self._app is None:
+            return []
+        contexts = iter_route_contexts(self._app.router.routes)
+        return [
+            AppRoute(c.path, frozenset(c.methods or ()), c.name or "", c.endpoint) for c in contexts if c.path is not None
+        ]
+
+    def _own_pages(self) -> tuple[str, ...]:
+        app = self._app
+        if not isinstance(app, FastAPI):
+            return ()
+        pages = (app.openapi_url, app.docs_url, app.swagger_ui_oauth2_redirect_url, app.redoc_url)
+        return tuple(page for page in pages if page)
+
+    def _check(self, settings: Settings, routes: list[AppRoute]) -> None:
+        unknown = sorted(self._priced_meters - settings.catalog.meters.keys())
+        if unknown:
+            known = ", ".join(sorted(settings.catalog.meters)) or "none"
+            raise ConfigError(f"farebox.price names {unknown[0]!r}, but {settings.path} has no such meter (known: {known}).")
+        for ours, theirs in collisions(routes, settings.prefix):
+            raise ConfigError(
+                f"Farebox's {ours} collides with the application's {theirs}. "
+                f"Move yours, or set another [http] prefix in {settings.path}."
+            )
+
+

@@ -1,0 +1,41 @@
+"""One serving process a SQLite ledger: a lock on a file beside it, which the system drops when the process dies."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from farebox.errors import StoreBusy, StoreUnusable
+
+__all__ = ["ServingLock"]
+
+
+class ServingLock:
+    """Held from `take` to `release`. The file stays, with the holder's process id in it for people to read."""
+
+    def __init__(self, database: Path) -> None:
+        self._path = database.with_name(database.name + ".lock")
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """StoreBusy when another process serves this ledger, StoreUnusable when the folder cannot be written."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnusable(f"{self._path} cannot be written: {error.strerror}. Check the folder.") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise StoreBusy(
+                f"Another process (id {holder}) already serves {self._path.with_suffix('')}. "
+                "Run one process with one worker on a SQLite ledger, or give each its own FAREBOX_DATABASE_URL."
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,3 @@
+"""The edge: ASGI in, ASGI out. Knows no SQL and no Stripe JSON."""
+
+__all__: list[str] = []

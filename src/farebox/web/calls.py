@@ -1,0 +1,164 @@
+"""One call as the edge sees it: its credential, the route that prices it, and what it has been charged so far.
+
+Never decides who may call (the gate does) and never writes (the recorder does).
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from farebox.domain.access import Grant
+from farebox.domain.catalog import Meter, Route
+from farebox.domain.usage import Increment, bucket_start, checked_quantity
+from farebox.errors import (
+    ChargeOutsideCall,
+    ChargeTooLate,
+    CredentialsConflict,
+    KeyInvalid,
+    KeyMissing,
+    MeterUnknown,
+)
+
+__all__ = [
+    "CREDENTIAL_CHARACTERS_MAX",
+    "QUERY_FIELDS_MAX",
+    "ROUTES_REMEMBERED_MAX",
+    "SCOPE_KEY",
+    "Call",
+    "RouteTable",
+    "credential_of",
+    "current_call",
+    "running_call",
+]
+
+SCOPE_KEY: Final = "farebox.call"
+CREDENTIAL_CHARACTERS_MAX: Final = 512
+QUERY_FIELDS_MAX: Final = 200
+ROUTES_REMEMBERED_MAX: Final = 4_096
+_KEY_PREFIX: Final = "fb_"
+
+running_call: ContextVar["Call | None"] = ContextVar("farebox_call", default=None)
+
+
+class Call:
+    """A paid call between its grant and its answer. After the answer has begun nothing more can be charged to it."""
+
+    __slots__ = ("begun", "charges", "from_code", "grant", "meters", "operation")
+
+    def __init__(self, grant: Grant, operation: str, meters: Mapping[str, Meter]) -> None:
+        self.grant = grant
+        self.operation = operation
+        self.meters = meters
+        self.charges: dict[str, int] = {}
+        self.from_code: set[str] = set()
+        self.begun = False
+
+    def price(self, meter: str, quantity: int) -> None:
+        """What the route costs, from code: replaces what farebox.toml says for this meter, and adds up among itself."""
+        before = self.charges.get(meter, 0) if meter in self.from_code else 0
+        self._set(meter, before, quantity)
+        self.from_code.add(meter)
+
+    def charge(self, meter: str, quantity: int) -> None:
+        """Add to what the call costs. MeterUnknown, QuantityInvalid or ChargeTooLate leave everything as it was."""
+        self._set(meter, self.charges.get(meter, 0), quantity)
+
+    def _set(self, meter: str, before: int, quantity: int) -> None:
+        if self.begun:
+            raise ChargeTooLate(f"{meter}: the answer has begun. Use `await farebox.record(…)` from here on.")
+        if meter not in self.meters:
+            raise MeterUnknown(f"There is no meter {meter!r} (known: {', '.join(sorted(self.meters)) or 'none'}).")
+        total = before + checked_quantity(quantity, meter)
+        self.charges[meter] = checked_quantity(total, meter)
+
+    def increments(self, at: int) -> list[Increment]:
+        """The call as additions to the ledger, at the time it is handed over."""
+        start = bucket_start(at, self.grant.boundaries)
+        account_id, key_id = self.grant.account.id, self.grant.key_id
+        return [
+            Increment(account_id, meter, key_id, self.operation, start, quantity, 1, at)
+            for meter, quantity in self.charges.items()
+        ]
+
+
+def current_call() -> Call:
+    """The call that the running handler serves. ChargeOutsideCall when there is none."""
+    call = running_call.get()
+    if call is None:
+        raise ChargeOutsideCall("No paid call runs here: the route is public, or this is a job. See `farebox.record`.")
+    return call
+
+
+class RouteTable:
+    """farebox.toml's routes, first match wins, compiled once. HEAD follows GET's rule; a websocket counts as GET."""
+
+    def __init__(self, routes: Iterable[Route], public_paths: Iterable[str] = ()) -> None:
+        rules = [*routes, *(Route("*", path, public=True) for path in public_paths)]
+        self._rules = [(rule, _compiled(rule.path)) for rule in rules]
+        self._remembered: dict[tuple[str, str], Route | None] = {}
+
+    def find(self, method: str, path: str) -> Route | None:
+        """The route that prices this call, or None: then it needs a key and costs nothing."""
+        if method == "HEAD":
+            method = "GET"
+        asked = (method, path)
+        if asked in self._remembered:
+            return self._remembered[asked]
+        found = next((r for r, regex in self._rules if r.method in ("*", method) and regex.fullmatch(path)), None)
+        if len(self._remembered) >= ROUTES_REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered[asked] = found
+        return found
+
+
+def _compiled(path: str) -> re.Pattern[str]:
+    body = path.removesuffix("/**")
+    pattern = "".join(
+        "[^/]+" if part.startswith("{") and part.endswith("}") else re.escape(part)
+        for part in re.split(r"(\{[^/{}]*\})", body)
+    )
+    return re.compile(pattern + ("(/.*)?" if path.endswith("/**") else ""), re.DOTALL)
+
+
+def credential_of(scope: Mapping[str, Any], credentials: Sequence[str]) -> str:
+    """The one API key that a request carries. KeyMissing, KeyInvalid, or CredentialsConflict when several differ.
+
+    A Bearer value that does not begin with fb_ is the seller's own business when another place holds a key.
+    """
+    bearer: list[str] = []
+    others: list[str] = []
+    for name, value in scope["headers"]:
+        if name == b"authorization" and "bearer" in credentials:
+            scheme, _, rest = value.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer":
+                bearer.append(rest.strip())
+        elif name == b"x-api-key" and "x-api-key" in credentials:
+            others.append(value.decode("latin-1").strip())
+    others.extend(_query_values(scope, credentials))
+    keys = {value for value in (*bearer, *others) if value.startswith(_KEY_PREFIX)}
+    strangers = [value for value in others if not value.startswith(_KEY_PREFIX)]
+    if len(keys) > 1 or (keys and strangers):
+        raise CredentialsConflict("The request carries several different API keys. Send one.")
+    if not keys:
+        if bearer or others:
+            raise KeyInvalid("The API key is not valid. Check that it was copied whole.")
+        raise KeyMissing("Send your API key as `Authorization: Bearer fb_…` or `X-API-Key: fb_…`.")
+    key = keys.pop()
+    if len(key) > CREDENTIAL_CHARACTERS_MAX:
+        raise KeyInvalid("The API key is not valid. Check that it was copied whole.")
+    return key
+
+
+def _query_values(scope: Mapping[str, Any], credentials: Sequence[str]) -> list[str]:
+    names = {entry.removeprefix("query:") for entry in credentials if entry.startswith("query:")}
+    if not names or not scope["query_string"]:
+        return []
+    try:
+        fields = parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=QUERY_FIELDS_MAX)
+    except ValueError:
+        raise KeyInvalid("The query has too many fields to look for a key in.") from None
+    return [value for name, value in fields if name in names]
+
+

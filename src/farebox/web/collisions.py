@@ -1,0 +1,83 @@
+"""Where Farebox's routes and the application's meet: collisions refuse to start, unpriced paths are named once."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.routing import compile_path
+
+from farebox.domain.catalog import Route
+from farebox.web.calls import RouteTable
+
+__all__ = ["BILLING_ROUTES", "AppRoute", "collisions", "unpriced"]
+
+BILLING_ROUTES: Final = (
+    ("GET", "/"),
+    ("POST", "/checkout"),
+    ("POST", "/webhook"),
+    ("GET", "/claim"),
+    ("POST", "/claim"),
+    ("GET", "/usage"),
+    ("GET", "/invoices/upcoming"),
+    ("GET", "/keys"),
+    ("POST", "/keys"),
+    ("POST", "/keys/{id}/rotate"),
+    ("DELETE", "/keys/{id}"),
+    ("POST", "/portal"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AppRoute:
+    """A route of the application, flattened. A mount has no methods and takes everything below its path."""
+
+    path: str
+    methods: frozenset[str]
+    name: str
+    endpoint: Callable[..., Any] | None
+
+    def __str__(self) -> str:
+        methods = ",".join(sorted(self.methods - {"HEAD"})) or "mount"
+        return f"{methods} {self.path}" + (f" ({self.name})" if self.name else "")
+
+
+def collisions(routes: Iterable[AppRoute], prefix: str) -> Iterator[tuple[str, str]]:
+    """Pairs of (Farebox's route, the application's) that answer the same request.
+
+    A catch-all above the prefix ("/{path:path}", a mount at "/") is no collision: Farebox simply stands before it.
+    """
+    for route in routes:
+        if _catches_all_above(route, prefix):
+            continue
+        pattern = compile_path(_open_ended(route))[0]
+        for method, path in BILLING_ROUTES:
+            sample = prefix + path.replace("{id}", "some_id")
+            if pattern.match(sample) and (not route.methods or method in route.methods):
+                yield f"{method} {prefix}{path}", str(route)
+                break
+
+
+def unpriced(routes: Iterable[AppRoute], rules: Sequence[Route], public: Sequence[str]) -> list[str]:
+    """The application's own paths that no rule of farebox.toml matches: they need a key and cost nothing."""
+    table = RouteTable(rules, public)
+    found = []
+    for route in routes:
+        for method in sorted(route.methods - {"HEAD", "OPTIONS"}):
+            if table.find(method, route.path) is None:
+                found.append(f"{method} {route.path}")
+    return found
+
+
+def _open_ended(route: AppRoute) -> str:
+    return route.path if route.methods or route.endpoint else route.path.rstrip("/") + "/{farebox_rest:path}"
+
+
+def _catches_all_above(route: AppRoute, prefix: str) -> bool:
+    path = _open_ended(route)
+    if not path.endswith(":path}"):
+        return False
+    fixed = path[: path.index("{")]
+    return not (fixed.rstrip("/") + "/").startswith(prefix + "/")

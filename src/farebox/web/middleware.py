@@ -1,0 +1,228 @@
+"""The paid call (ASGI): credential → gate → the seller's API → durable usage → only then the first byte of the answer.
+
+Never lets an unrecorded billable answer out, and never holds a body: only its start waits for the commit.
+It also carries Farebox through the application's lifespan: started before it, stopped after it.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from farebox.domain.access import Facts, Grant
+from farebox.domain.catalog import Meter
+from farebox.errors import FareboxError, NotStarted, StoreError, StoreUnavailable, UsageError
+from farebox.metering.gate import Gate
+from farebox.metering.recorder import Recorder
+from farebox.web.calls import SCOPE_KEY, Call, RouteTable, credential_of, running_call
+from farebox.web.problems import problem_response
+
+__all__ = ["Edge", "Host", "PaidCalls"]
+
+_log = structlog.get_logger("farebox.edge")
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What a running Farebox gives its middleware.
+
+    `billing` serves the routes under `prefix`; `readers` runs what reads the store.
+    """
+
+    gate: Gate
+    recorder: Recorder
+    table: RouteTable
+    meters: Mapping[str, Meter]
+    credentials: Sequence[str]
+    prefix: str
+    pay_url: str
+    billing: ASGIApp
+    readers: Executor
+
+    async def identify(self, scope: Mapping[str, Any]) -> Facts:
+        """The facts of the key that the request carries. AccessRefused or StoreError."""
+        digests = self.gate.digests(credential_of(scope, self.credentials))
+        facts = self.gate.cached(digests)
+        if facts is None:
+            facts = await asyncio.get_running_loop().run_in_executor(self.readers, self.gate.fill, digests)
+        return facts
+
+    async def admit(self, scope: Mapping[str, Any]) -> Grant:
+        """Leave to make a paid call, or the refusal raised."""
+        decision = self.gate.decide(await self.identify(scope))
+        if isinstance(decision, Grant):
+            return decision
+        raise decision
+
+
+class Host(Protocol):
+    """Whom the middleware serves. `edge` is None while it is not running."""
+
+    @property
+    def edge(self) -> Edge | None: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class PaidCalls:
+    """The middleware."""
+
+    def __init__(self, app: ASGIApp, host: Host) -> None:
+        self._app = app
+        self._host = host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await _Lifespan(self._app, self._host, receive, send).run(scope)
+            return
+        if kind not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        edge = self._host.edge
+        if edge is None:
+            await _refuse(_not_started(), scope, receive, send, pay_url=None)
+            return
+        path = scope["path"]
+        if path.startswith(edge.prefix) and path[len(edge.prefix) :][:1] in ("", "/"):
+            await _serve_billing(edge, scope, receive, send)
+            return
+        method = scope.get("method", "GET")
+        if method == "OPTIONS" and _is_preflight(scope):
+            await self._app(scope, receive, send)
+            return
+        route = edge.table.find(method, path)
+        if route is not None and route.public:
+            await self._app(scope, receive, send)
+            return
+        try:
+            grant = await edge.admit(scope)
+            if not edge.recorder.healthy:
+                raise StoreUnavailable("Usage cannot be recorded right now. Try again shortly.")
+        except FareboxError as error:
+            await _refuse(error, scope, receive, send, pay_url=edge.pay_url)
+            return
+        call = Call(grant, route.match if route is not None else "", edge.meters)
+        if route is not None and route.meter is not None:
+            call.charges[route.meter] = route.quantity
+        await self._run(edge, call, scope, receive, send)
+
+    async def _run(self, edge: Edge, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _Answer(edge, call, scope, receive, send)
+        scope[SCOPE_KEY] = call
+        token = running_call.set(call)
+        try:
+            await self._app(scope, receive, answer.send)
+        except UsageError as error:
+            _log.error("charge_refused", code=error.code, reason=error.detail, operation=call.operation)
+            if answer.started:
+                raise
+            await _refuse(type(error)(), scope, receive, send, pay_url=None)
+        finally:
+            running_call.reset(token)
+
+
+class _Lifespan:
+    """The application's lifespan with Farebox around it. A refusal to start is said in words, without a stack trace."""
+
+    def __init__(self, app: ASGIApp, host: Host, receive: Receive, send: Send) -> None:
+        self._app = app
+        self._host = host
+        self._receive = receive
+        self._send = send
+        self._first: Message | None = None
+
+    async def run(self, scope: Scope) -> None:
+        self._first = await self._receive()
+        try:
+            await self._host.start()
+        except FareboxError as error:
+            await self._send({"type": "lifespan.startup.failed", "message": f"{error.title}. {error.detail}"})
+            raise
+        try:
+            await self._app(scope, self._replay, self._forward)
+        finally:
+            await self._host.stop()
+
+    async def _replay(self) -> Message:
+        first, self._first = self._first, None
+        return first if first is not None else await self._receive()
+
+    async def _forward(self, message: Message) -> None:
+        if message["type"] in ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            await self._host.stop()
+        await self._send(message)
+
+
+class _Answer:
+    """The seller's answer on its way out: its start waits until the call is durable, and a lost store makes it a 503."""
+
+    __slots__ = ("_call", "_edge", "_receive", "_refused", "_scope", "_send", "started")
+
+    def __init__(self, edge: Edge, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        self._edge = edge
+        self._call = call
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._refused = False
+        self.started = False
+
+    async def send(self, message: Message) -> None:
+        if self._refused:
+            return
+        if not self.started and message["type"] in ("http.response.start", "websocket.accept"):
+            self.started = True
+            self._call.begun = True
+            if self._call.charges and 200 <= message.get("status", 200) < 300:
+                try:
+                    recorder = self._edge.recorder
+                    await recorder.record(self._call.increments(recorder.now_at()))
+                except StoreError as error:
+                    self._refused = True
+                    await _refuse(error, self._scope, self._receive, self._send, pay_url=None)
+                    return
+        await self._send(message)
+
+
+async def _serve_billing(edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+    """Farebox's own routes. What a request changed is known in this process before its answer leaves."""
+    root = scope.get("root_path", "")
+    inner = {**scope, "root_path": root + edge.prefix, "app_root_path": root}
+    if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        await edge.billing(inner, receive, send)
+        return
+
+    async def send_after_feed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            try:
+                await asyncio.get_running_loop().run_in_executor(edge.readers, edge.gate.poll)
+            except StoreError as error:
+                _log.warning("feed_unread", reason=str(error))
+        await send(message)
+
+    await edge.billing(inner, receive, send_after_feed)
+
+
+async def _refuse(error: FareboxError, scope: Scope, receive: Receive, send: Send, *, pay_url: str | None) -> None:
+    """Answer with a problem document; a websocket whose server cannot send one is closed unaccepted."""
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+        return
+    await problem_response(error, pay_url=pay_url)(scope, receive, send)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    names = {name for name, _ in scope["headers"]}
+    return b"origin" in names and b"access-control-request-method" in names
+
+
+def _not_started() -> NotStarted:
+    return NotStarted(
+        "Farebox has not been started: the application's lifespan did not run. "
+        "Run the app that `protect` was given as the outermost application, with lifespan on."
+    )
