@@ -88,7 +88,7 @@ class ReportSummary:
 class Store(Protocol):
     """The ledger. Every method is one transaction. Raises StoreUnavailable when the outcome is unknown, else StoreError."""
 
-    def open(self) -> None:
+    def open(self, *, migrate: bool = True) -> None:
         """Create or check the schema. StoreUnusable for a foreign, corrupted, newer or unwritable database."""
         ...
 

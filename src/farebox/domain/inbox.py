@@ -1,8 +1,31 @@
 """Webhook events as facts to look up again: hints that name an object, never the truth about it (L17)."""
 
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["InboxEvent", "InboxWork"]
+__all__ = ["HANDLED_EVENT_TYPES", "InboxEvent", "InboxWork"]
+
+HANDLED_EVENT_TYPES: Final = (
+    "checkout.session.completed",
+    "checkout.session.async_payment_succeeded",
+    "checkout.session.async_payment_failed",
+    "checkout.session.expired",
+    "customer.subscription.created",
+    "customer.subscription.updated",
+    "customer.subscription.deleted",
+    "customer.subscription.paused",
+    "customer.subscription.resumed",
+    "customer.subscription.trial_will_end",
+    "customer.deleted",
+    "invoice.created",
+    "invoice.finalized",
+    "invoice.finalization_failed",
+    "invoice.paid",
+    "invoice.payment_failed",
+    "invoice.payment_action_required",
+    "invoice.voided",
+    "invoice.marked_uncollectible",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +42,14 @@ class InboxEvent:
 
 @dataclass(frozen=True, slots=True)
 class InboxWork:
-    """All unprocessed events of one customer (or of none), stored before the work was taken. `fence` guards the apply."""
+    """All events of one customer that were stored before the work was taken, or one event that names no customer.
 
+    `fence` guards the work itself, `account_fence` the customer's account (None when the customer is not ours).
+    """
+
+    name: str
     customer_id: str | None
     fence: int
+    account_fence: int | None
     events: tuple[InboxEvent, ...]
     attempts: int

@@ -1,0 +1,245 @@
+"""Accounts, keys, subscriptions, checkouts and claims in the ledger. Every change of an account's facts is announced."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from farebox.domain.access import Facts
+from farebox.domain.accounts import (
+    TERMINAL_STATUSES,
+    Account,
+    Checkout,
+    Subscription,
+    SubscriptionItem,
+    with_status_times,
+)
+from farebox.domain.keys import ApiKey
+from farebox.domain.usage import Period
+from farebox.store import tables as t
+from farebox.store.engine import Database
+from farebox.store.feed import announce
+from farebox.store.usage import key_was_used
+
+__all__ = ["AccountTables", "apply_subscriptions", "subscriptions_of"]
+
+_KEY = tuple(t.api_keys.c[field.name] for field in fields(ApiKey))
+_ACCOUNT = (
+    t.accounts.c.id,
+    t.accounts.c.created_at,
+    t.accounts.c.email,
+    t.accounts.c.reference,
+    t.accounts.c.customer_id,
+)
+
+
+class AccountTables:
+    """The part of the Store that knows buyers."""
+
+    _database: Database
+
+    def add_account(self, account: Account) -> None:
+        with self._database.write() as connection:
+            connection.execute(sa.insert(t.accounts).values(asdict(account)))
+
+    def set_customer(self, account_id: str, customer_id: str) -> None:
+        a = t.accounts.c
+        with self._database.write() as connection:
+            connection.execute(sa.update(t.accounts).where(a.id == account_id).values(customer_id=customer_id))
+            announce(connection, account_id)
+
+    def account(self, account_id: str) -> Account | None:
+        return self._one_account(t.accounts.c.id == account_id)
+
+    def account_of_customer(self, customer_id: str) -> Account | None:
+        return self._one_account(t.accounts.c.customer_id == customer_id)
+
+    def _one_account(self, condition: sa.ColumnElement[bool]) -> Account | None:
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(*_ACCOUNT).where(condition)).first()
+        return None if row is None else Account(*row)
+
+    def accounts(self, *, limit: int, after: str = "") -> list[Account]:
+        query = sa.select(*_ACCOUNT).where(t.accounts.c.id > after).order_by(t.accounts.c.id).limit(limit)
+        with self._database.read() as connection:
+            return [Account(*row) for row in connection.execute(query)]
+
+    def subscriptions(self, account_id: str) -> tuple[Subscription, ...]:
+        with self._database.read() as connection:
+            return subscriptions_of(connection, account_id)
+
+    def put_subscriptions(self, account_id: str, subscriptions: tuple[Subscription, ...], *, at: int) -> None:
+        with self._database.write() as connection:
+            apply_subscriptions(connection, account_id, subscriptions, at)
+
+    def add_key(self, key: ApiKey) -> None:
+        with self._database.write() as connection:
+            connection.execute(sa.insert(t.api_keys).values(asdict(key)))
+            announce(connection, key.account_id)
+
+    def keys(self, account_id: str) -> list[ApiKey]:
+        k = t.api_keys.c
+        query = sa.select(t.api_keys).where(k.account_id == account_id).order_by(k.created_at, k.id)
+        with self._database.read() as connection:
+            return [ApiKey(**row._mapping) for row in connection.execute(query)]
+
+    def end_key(self, account_id: str, key_id: str, *, at: int, expires_at: int | None = None) -> bool:
+        with self._database.write() as connection:
+            ended = _end_key(connection, account_id, key_id, at=at, expires_at=expires_at)
+            if ended:
+                announce(connection, account_id)
+            return ended
+
+    def rotate_key(self, old_key_id: str, new: ApiKey, *, expires_at: int) -> bool:
+        with self._database.write() as connection:
+            if not _end_key(connection, new.account_id, old_key_id, at=new.created_at, expires_at=expires_at):
+                return False
+            connection.execute(sa.insert(t.api_keys).values(asdict(new)))
+            announce(connection, new.account_id)
+            return True
+
+    def find_facts(self, digests: Sequence[str]) -> Facts | None:
+        query = sa.select(*_KEY, *_ACCOUNT).join_from(t.api_keys, t.accounts).where(t.api_keys.c.digest.in_(digests))
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+            if row is None:
+                return None
+            values = tuple(row)
+            key, account = ApiKey(*values[: len(_KEY)]), Account(*values[len(_KEY) :])
+            return Facts(key, account, subscriptions_of(connection, account.id))
+
+    def peppers_in_use(self, now: int) -> dict[str, int]:
+        k = t.api_keys.c
+        live = k.revoked_at.is_(None) & (k.expires_at.is_(None) | (k.expires_at > now))
+        query = sa.select(k.pepper_id, sa.func.count()).where(live).group_by(k.pepper_id)
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def add_checkout(self, checkout: Checkout) -> None:
+        with self._database.write() as connection:
+            connection.execute(sa.insert(t.checkouts).values(asdict(checkout)))
+
+    def checkout(self, session_id: str) -> Checkout | None:
+        query = sa.select(t.checkouts).where(t.checkouts.c.session_id == session_id)
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Checkout(**row._mapping)
+
+    def open_checkouts(self, account_id: str) -> list[Checkout]:
+        c = t.checkouts.c
+        query = sa.select(t.checkouts).where(c.account_id == account_id, c.status == "open").order_by(c.created_at)
+        with self._database.read() as connection:
+            return [Checkout(**row._mapping) for row in connection.execute(query)]
+
+    def set_checkout_status(self, session_id: str, status: str) -> None:
+        c = t.checkouts.c
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(t.checkouts).where(c.session_id == session_id, c.status == "open").values(status=status)
+            )
+
+    def claim(self, session_id: str, key: ApiKey, *, at: int, replaceable_seconds: int) -> bool:
+        c = t.checkouts.c
+        with self._database.write() as connection:
+            row = connection.execute(
+                sa.select(c.account_id, c.claimed_at, c.key_id).where(c.session_id == session_id)
+            ).first()
+            if row is None or row.account_id != key.account_id:
+                return False
+            if row.claimed_at is not None:
+                late = at >= row.claimed_at + replaceable_seconds
+                if (
+                    late
+                    or key_was_used(connection, row.key_id)
+                    or not _end_key(connection, row.account_id, row.key_id, at=at)
+                ):
+                    return False
+            connection.execute(sa.insert(t.api_keys).values(asdict(key)))
+            connection.execute(
+                sa.update(t.checkouts)
+                .where(c.session_id == session_id)
+                .values(
+                    claimed_at=row.claimed_at if row.claimed_at is not None else at, key_id=key.id, status="complete"
+                )
+            )
+            announce(connection, key.account_id)
+            return True
+
+
+def _end_key(connection: Connection, account_id: str, key_id: str, *, at: int, expires_at: int | None = None) -> bool:
+    k = t.api_keys.c
+    live = k.revoked_at.is_(None) & (k.expires_at.is_(None) | (k.expires_at > at))
+    change: dict[str, Any] = {"revoked_at": at}
+    if expires_at is not None:
+        change = {"expires_at": sa.case((k.expires_at < expires_at, k.expires_at), else_=expires_at)}
+    ended = connection.execute(
+        sa.update(t.api_keys).where(k.id == key_id, k.account_id == account_id, live).values(change)
+    )
+    return ended.rowcount == 1
+
+
+def subscriptions_of(connection: Connection, account_id: str) -> tuple[Subscription, ...]:
+    """The account's subscriptions as last applied, by id."""
+    s = t.subscriptions.c
+    rows = connection.execute(sa.select(t.subscriptions).where(s.account_id == account_id).order_by(s.id))
+    return tuple(_subscription(row) for row in rows)
+
+
+def apply_subscriptions(connection: Connection, account_id: str, fetched: tuple[Subscription, ...], at: int) -> bool:
+    """Replace the account's subscriptions by the fetched set, and announce it when anything changed.
+
+    The fence moves, so that a fetch begun before this one no longer applies (L17). A terminal state stays.
+    """
+    a = t.accounts.c
+    connection.execute(sa.update(t.accounts).where(a.id == account_id).values(fence=a.fence + 1))
+    old = subscriptions_of(connection, account_id)
+    ended = {s.id: s for s in old if s.status in TERMINAL_STATUSES}
+    kept = [s for s in ended.values() if s.id not in {f.id for f in fetched}]
+    new = with_status_times(old, [*(ended.get(s.id, s) for s in fetched), *kept], at)
+    if new == old:
+        return False
+    connection.execute(sa.delete(t.subscriptions).where(t.subscriptions.c.account_id == account_id))
+    if new:
+        connection.execute(sa.insert(t.subscriptions), [{**_columns(s), "account_id": account_id} for s in new])
+    announce(connection, account_id)
+    return True
+
+
+def _columns(subscription: Subscription) -> dict[str, Any]:
+    items = [
+        [i.id, i.price_id, i.meter, str(i.unit_amount), i.currency, i.period.start, i.period.end]
+        for i in subscription.items
+    ]
+    return {
+        "id": subscription.id,
+        "customer_id": subscription.customer_id,
+        "plan": subscription.plan,
+        "status": subscription.status,
+        "created_at": subscription.created_at,
+        "status_since_at": subscription.status_since_at,
+        "cancel_at_period_end": subscription.cancel_at_period_end,
+        "collection_paused": subscription.collection_paused,
+        "items": json.dumps(items),
+    }
+
+
+def _subscription(row: Row[Any]) -> Subscription:
+    items = tuple(
+        SubscriptionItem(id, price, meter, Decimal(amount), currency, Period(start, end))
+        for id, price, meter, amount, currency, start, end in json.loads(row.items)
+    )
+    return Subscription(
+        id=row.id,
+        customer_id=row.customer_id,
+        plan=row.plan,
+        status=row.status,
+        created_at=row.created_at,
+        items=items,
+        cancel_at_period_end=row.cancel_at_period_end,
+        collection_paused=row.collection_paused,
+        status_since_at=row.status_since_at,
+    )

@@ -1,0 +1,195 @@
+"""Connections and transactions: durable settings that are checked, and driver errors turned into StoreErrors.
+
+The only module that knows which database it is; a driver's text never reaches a public detail.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.pool import StaticPool
+
+from farebox.errors import StoreUnavailable, StoreUnusable
+from farebox.store.tables import metadata
+
+__all__ = ["APPLICATION_ID", "BUSY_TIMEOUT_MILLISECONDS", "Database", "insert_into", "upsert"]
+
+APPLICATION_ID: Final = 0x46617265  # "Fare": marks a SQLite file as a Farebox ledger
+BUSY_TIMEOUT_MILLISECONDS: Final = 5_000
+_FULL: Final = 2  # what PRAGMA synchronous answers when it is FULL
+_ADVICE: Final = "Name another file in FAREBOX_DATABASE_URL, or restore this one from a backup."
+
+
+class Database:
+    """One database, opened and checked once. `read` and `write` are transactions; `write` takes the lock at its start."""
+
+    def __init__(self, url: str) -> None:
+        self._url: URL = make_url(url)
+        self._memory = self._url.database in (None, "", ":memory:")
+        self._alone = threading.RLock() if self._memory else None
+        self._engine: Engine | None = None
+        self._process = os.getpid()
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file, or None for a database in memory."""
+        return None if self._memory else Path(str(self._url.database))
+
+    def open(self, *, migrate: bool = True) -> None:
+        """Create the schema, or check it and bring it up to date. StoreUnusable says what is wrong and what to do."""
+        path = self.path
+        if path is not None:
+            _prepare_file(path)
+        engine = sa.create_engine(self._url, **({"poolclass": StaticPool} if self._memory else {}))
+        event.listen(engine, "connect", _on_connect)
+        event.listen(engine, "begin", _on_begin)
+        try:
+            self._check_and_migrate(engine, migrate=migrate)
+        except DBAPIError as error:
+            engine.dispose()
+            reason = _reason(error)
+            if "not a database" in reason or "malformed" in reason:
+                raise StoreUnusable(
+                    f"{path} is not a SQLite database, or is damaged. {_ADVICE}", internal=reason
+                ) from error
+            raise StoreUnusable(f"{path or self._url.render_as_string()} cannot be used: {reason}.") from error
+        except BaseException:
+            engine.dispose()
+            raise
+        self._engine = engine
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self._transaction("read") as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with self._transaction("write") as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[Connection]:
+        engine = self._own_engine()
+        if self._alone is not None:
+            self._alone.acquire()
+        try:
+            with engine.connect().execution_options(farebox=kind) as connection, connection.begin():
+                yield connection
+        except IntegrityError:
+            raise
+        except (DBAPIError, sa.exc.TimeoutError) as error:
+            raise StoreUnavailable(internal=_reason(error)) from error
+        finally:
+            if self._alone is not None:
+                self._alone.release()
+
+    def _own_engine(self) -> Engine:
+        """The engine; after a fork the child drops the connections that it must not share."""
+        if self._engine is None:
+            raise StoreUnavailable("The ledger is closed.")
+        if self._process != os.getpid():
+            self._engine.dispose(close=False)
+            self._process = os.getpid()
+        return self._engine
+
+    def _check_and_migrate(self, engine: Engine, *, migrate: bool) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(resources.files("farebox.store") / "migrations"))
+        head = ScriptDirectory.from_config(config).get_current_head()
+        with engine.connect().execution_options(farebox="write") as connection, connection.begin():
+            current = MigrationContext.configure(connection).get_current_revision()
+            self._refuse_foreign(connection, current)
+            known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+            if current is not None and current not in known:
+                raise StoreUnusable("The ledger was written by a newer Farebox. Upgrade this one before serving it.")
+            if current != head:
+                if not migrate and current is not None:
+                    raise StoreUnusable("The ledger's schema is older than this Farebox. Run `farebox migrate`.")
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                if connection.dialect.name == "sqlite":
+                    connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+
+    def _refuse_foreign(self, connection: Connection, current: str | None) -> None:
+        names = set(sa.inspect(connection).get_table_names())
+        if connection.dialect.name == "sqlite":
+            mark = connection.exec_driver_sql("PRAGMA application_id").scalar()
+            if (names and mark != APPLICATION_ID) or mark not in (0, APPLICATION_ID):
+                raise StoreUnusable(f"{self.path} is another program's database, not a Farebox ledger. {_ADVICE}")
+        if current is None and names & set(metadata.tables):
+            raise StoreUnusable(f"{self._url.database} holds tables of another program. {_ADVICE}")
+
+
+def insert_into(dialect: str, table: sa.Table) -> Any:
+    """An INSERT that can say ON CONFLICT, in the named dialect."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+
+
+def upsert(connection: Connection, table: sa.Table) -> Any:
+    """An INSERT that can say ON CONFLICT, in the connection's dialect."""
+    return insert_into(connection.dialect.name, table)
+
+
+def _prepare_file(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise StoreUnusable(
+            f"The folder {folder} of the ledger does not exist. Create it, or set FAREBOX_DATABASE_URL."
+        )
+    if path.is_dir():
+        raise StoreUnusable(f"{path} is a folder, not a database file. {_ADVICE}")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be written: {error.strerror}. Check the folder and its owner.") from error
+    os.close(descriptor)
+    if not os.access(folder, os.W_OK):
+        raise StoreUnusable(
+            f"{folder} cannot be written, and a ledger needs files beside it. Check the folder's owner."
+        )
+
+
+def _on_connect(raw: Any, _record: Any) -> None:
+    if not type(raw).__module__.startswith("sqlite3"):
+        return
+    raw.isolation_level = None  # transactions are ours, begun in _on_begin
+    cursor = raw.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
+    mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    level = cursor.execute("PRAGMA synchronous").fetchone()[0]
+    cursor.close()
+    if mode not in ("wal", "memory") or level != _FULL:
+        raise StoreUnusable(
+            f"SQLite does not keep its writes here (journal {mode}, synchronous {level}). Use a local disk."
+        )
+
+
+def _on_begin(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        kind = connection.get_execution_options().get("farebox")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if kind == "write" else "BEGIN")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error)

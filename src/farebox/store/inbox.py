@@ -1,0 +1,114 @@
+"""Webhook events in the ledger: stored once, worked off per customer under a lease and a fence (L17)."""
+
+from dataclasses import asdict
+
+import sqlalchemy as sa
+
+from farebox.domain.accounts import Subscription
+from farebox.domain.inbox import InboxEvent, InboxWork
+from farebox.store import tables as t
+from farebox.store.accounts import apply_subscriptions
+from farebox.store.engine import Database, upsert
+
+__all__ = ["InboxTables"]
+
+
+class InboxTables:
+    """The part of the Store that remembers what Stripe said until it has been looked up."""
+
+    _database: Database
+
+    def add_event(self, event: InboxEvent, *, at: int) -> bool:
+        work = event.customer_id or event.id
+        row = {**asdict(event), "received_at": at, "work": work, "done_at": None}
+        task = {
+            "work": work,
+            "fence": 0,
+            "holder": "",
+            "lease_end": 0,
+            "next_attempt_at": at,
+            "attempts": 0,
+            "reason": "",
+        }
+        with self._database.write() as connection:
+            stored = connection.execute(upsert(connection, t.events).values(row).on_conflict_do_nothing())
+            if stored.rowcount != 1:
+                return False
+            # News of a customer is a reason to try again at once, whatever pause an earlier failure asked for.
+            connection.execute(
+                upsert(connection, t.inbox)
+                .values(task)
+                .on_conflict_do_update(index_elements=["work"], set_={"next_attempt_at": at})
+            )
+            return True
+
+    def take_inbox(self, holder: str, *, now: int, lease_seconds: int) -> InboxWork | None:
+        i, a, e = t.inbox.c, t.accounts.c, t.events.c
+        with self._database.write() as connection:
+            row = connection.execute(
+                sa.select(i.work, i.attempts)
+                .where(i.next_attempt_at <= now, i.lease_end <= now)
+                .order_by(i.next_attempt_at, i.work)
+                .limit(1)
+            ).first()
+            if row is None:
+                return None
+            connection.execute(
+                sa.update(t.inbox)
+                .where(i.work == row.work)
+                .values(holder=holder, lease_end=now + lease_seconds, fence=i.fence + 1, attempts=i.attempts + 1)
+            )
+            connection.execute(sa.update(t.accounts).where(a.customer_id == row.work).values(fence=a.fence + 1))
+            own = connection.execute(sa.select(i.fence).where(i.work == row.work)).scalar_one()
+            shared = connection.execute(sa.select(a.fence).where(a.customer_id == row.work)).scalar()
+            waiting = connection.execute(
+                sa.select(e.id, e.type, e.object_id, e.customer_id, e.created_at, e.livemode)
+                .where(e.work == row.work, e.done_at.is_(None))
+                .order_by(e.received_at, e.id)
+            ).all()
+        events = tuple(InboxEvent(*values) for values in waiting)
+        customer_id = events[0].customer_id if events else None
+        return InboxWork(row.work, customer_id, own, shared, events, row.attempts + 1)
+
+    def finish_inbox(
+        self,
+        work: InboxWork,
+        *,
+        at: int,
+        account_id: str | None = None,
+        subscriptions: tuple[Subscription, ...] | None = None,
+    ) -> bool:
+        i, e = t.inbox.c, t.events.c
+        with self._database.write() as connection:
+            if connection.execute(sa.select(i.fence).where(i.work == work.name)).scalar() != work.fence:
+                return False
+            if account_id is not None and subscriptions is not None:
+                now_shared = connection.execute(
+                    sa.select(t.accounts.c.fence).where(t.accounts.c.id == account_id)
+                ).scalar_one()
+                if now_shared != work.account_fence:
+                    return False
+                apply_subscriptions(connection, account_id, subscriptions, at)
+            ids = [event.id for event in work.events]
+            connection.execute(sa.update(t.events).where(e.id.in_(ids)).values(done_at=at))
+            if connection.execute(sa.select(1).where(e.work == work.name, e.done_at.is_(None)).limit(1)).first():
+                connection.execute(
+                    sa.update(t.inbox).where(i.work == work.name).values(lease_end=0, next_attempt_at=at, attempts=0)
+                )
+            else:
+                connection.execute(sa.delete(t.inbox).where(i.work == work.name))
+            return True
+
+    def postpone_inbox(self, work: InboxWork, *, until: int, reason: str) -> None:
+        i = t.inbox.c
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(t.inbox)
+                .where(i.work == work.name, i.fence == work.fence)
+                .values(lease_end=0, next_attempt_at=until, reason=reason)
+            )
+
+    def inbox_waiting(self) -> int:
+        query = sa.select(sa.func.count()).select_from(t.events).where(t.events.c.done_at.is_(None))
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())

@@ -1,0 +1,3 @@
+"""Schema history, applied in order by Alembic."""
+
+__all__: list[str] = []

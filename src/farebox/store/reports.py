@@ -1,0 +1,281 @@
+"""Meter events in the ledger: sealed in one transaction (L5), leased one at a time per customer and meter (L8)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from farebox.domain.reports import (
+    CELL_SECONDS,
+    SEAL_INTERVAL_SECONDS,
+    MeterEvent,
+    Outcome,
+    OutcomeKind,
+    ReportState,
+    Unsealed,
+)
+from farebox.domain.usage import BUCKET_SECONDS
+from farebox.ports import ReportSummary
+from farebox.store import tables as t
+from farebox.store.engine import Database
+
+__all__ = ["ReportTables"]
+
+_EVENT = tuple(t.meter_events.c[field.name] for field in fields(MeterEvent))
+_OPEN = ("pending", "sending")
+_CHUNK = 200
+
+
+class ReportTables:
+    """The part of the Store that takes usage to Stripe."""
+
+    _database: Database
+
+    def seal(
+        self,
+        plan: Callable[[Unsealed], MeterEvent | None],
+        *,
+        now: int,
+        before: int | None = None,
+        hard: bool = False,
+    ) -> list[MeterEvent]:
+        with self._database.write() as connection:
+            due = _due_buckets(connection, now, before, hard)
+            if not due:
+                return []
+            _clear_hints(connection, due)
+            sealed = [event for unsealed in _differences(connection, due) if (event := plan(unsealed)) is not None]
+            if sealed:
+                connection.execute(
+                    sa.insert(t.meter_events), [{**asdict(event), "holder": "", "lease_end": 0} for event in sealed]
+                )
+            return sealed
+
+    def take_meter_events(self, holder: str, *, now: int, lease_seconds: int, limit: int) -> list[MeterEvent]:
+        m = t.meter_events.c
+        abandoned = (m.state == "sending") & (m.lease_end <= now)
+        ready = (m.state == "pending") & (m.next_attempt_at <= now)
+        with self._database.write() as connection:
+            busy = connection.execute(
+                sa.select(m.customer_id, m.event_name).where(m.state == "sending", m.lease_end > now)
+            ).all()
+            taken: set[tuple[str, str]] = {(row[0], row[1]) for row in busy}
+            query = (
+                sa.select(*_EVENT)
+                .where(abandoned | ready)
+                .order_by(m.next_attempt_at, m.bucket_start, m.sequence)
+                .limit(limit * 4 + len(taken))
+            )
+            chosen: list[MeterEvent] = []
+            for row in connection.execute(query):
+                event = _event(row)
+                serial = (event.customer_id, event.event_name)
+                if serial in taken or len(chosen) >= limit or _cell_unproven(connection, event):
+                    continue
+                taken.add(serial)
+                unknown_at = now if event.state is ReportState.SENDING else None
+                event = replace(
+                    event,
+                    state=ReportState.SENDING,
+                    attempts=event.attempts + 1,
+                    first_unknown_at=event.first_unknown_at if event.first_unknown_at is not None else unknown_at,
+                )
+                chosen.append(event)
+            for event in chosen:
+                connection.execute(
+                    sa.update(t.meter_events)
+                    .where(m.identifier == event.identifier)
+                    .values(
+                        state=event.state,
+                        attempts=event.attempts,
+                        first_unknown_at=event.first_unknown_at,
+                        holder=holder,
+                        lease_end=now + lease_seconds,
+                    )
+                )
+        return chosen
+
+    def settle_meter_event(
+        self,
+        holder: str,
+        event: MeterEvent,
+        outcome: Outcome,
+        *,
+        state: ReportState,
+        now: int,
+        next_attempt_at: int = 0,
+        idempotency_key: str = "",
+    ) -> bool:
+        m = t.meter_events.c
+        unknown_at = event.first_unknown_at
+        if unknown_at is None and outcome.kind is OutcomeKind.UNKNOWN:
+            unknown_at = now
+        with self._database.write() as connection:
+            settled = connection.execute(
+                sa.update(t.meter_events)
+                .where(m.identifier == event.identifier, m.state == "sending", m.holder == holder)
+                .where(m.attempts == event.attempts)
+                .values(
+                    state=state,
+                    reason=outcome.reason,
+                    first_unknown_at=unknown_at,
+                    next_attempt_at=next_attempt_at,
+                    idempotency_key=idempotency_key or event.idempotency_key,
+                    settled_at=None if state in _OPEN else now,
+                    holder="",
+                    lease_end=0,
+                )
+            )
+            return settled.rowcount == 1
+
+    def meter_events(
+        self, account_id: str | None = None, *, state: ReportState | None = None, limit: int = 100
+    ) -> list[MeterEvent]:
+        m = t.meter_events.c
+        query = sa.select(*_EVENT).order_by(m.created_at.desc(), m.identifier).limit(limit)
+        if account_id is not None:
+            query = query.where(m.account_id == account_id)
+        if state is not None:
+            query = query.where(m.state == state)
+        with self._database.read() as connection:
+            return [_event(row) for row in connection.execute(query)]
+
+    def report_summary(self, account_id: str | None = None) -> ReportSummary:
+        m, u = t.meter_events.c, t.usage.c
+        by_state = sa.select(m.state, sa.func.count(), sa.func.sum(m.value)).group_by(m.state)
+        used = sa.select(sa.func.coalesce(sa.func.sum(u.quantity), 0))
+        oldest = sa.select(sa.func.min(m.created_at)).where(m.state.in_(_OPEN))
+        if account_id is not None:
+            by_state = by_state.where(m.account_id == account_id)
+            used = used.where(u.account_id == account_id)
+            oldest = oldest.where(m.account_id == account_id)
+        with self._database.read() as connection:
+            rows = connection.execute(by_state).all()
+            total = int(connection.execute(used).scalar_one())
+            oldest_open_at = connection.execute(oldest).scalar()
+        quantities = {state: 0 for state in ReportState} | {ReportState(r[0]): int(r[2]) for r in rows}
+        counts = {state: 0 for state in ReportState} | {ReportState(r[0]): int(r[1]) for r in rows}
+        return ReportSummary(total - sum(quantities.values()), quantities, counts, oldest_open_at)
+
+
+_Bucket = tuple[str, str, int]
+
+
+def _due_buckets(connection: Connection, now: int, before: int | None, hard: bool) -> list[_Bucket]:
+    """Buckets with a hint, of accounts that Stripe knows. Sealed within the last interval: wait, unless the bucket is over."""
+    u, a, m = t.usage.c, t.accounts.c, t.meter_events.c
+    query = (
+        sa.select(u.account_id, u.meter, u.bucket_start)
+        .distinct()
+        .select_from(t.usage.join(t.accounts, a.id == u.account_id))
+        .where(u.dirty, a.customer_id.is_not(None))
+    )
+    if before is not None:
+        query = query.where(u.bucket_start < before)
+    due: list[_Bucket] = [(row[0], row[1], row[2]) for row in connection.execute(query)]
+    if hard or not due:
+        return due
+    recent = sa.select(m.account_id, m.meter).where(m.created_at > now - SEAL_INTERVAL_SECONDS).distinct()
+    sealed_lately = {(row[0], row[1]) for row in connection.execute(recent)}
+    latest: dict[tuple[str, str], int] = {}
+    for account_id, meter, start in due:
+        latest[account_id, meter] = max(start, latest.get((account_id, meter), start))
+    return [
+        bucket
+        for bucket in due
+        if bucket[:2] not in sealed_lately
+        or bucket[2] - bucket[2] % BUCKET_SECONDS + BUCKET_SECONDS <= now
+        or bucket[2] < latest[bucket[:2]]
+    ]
+
+
+def _in(columns: Iterable[Any], buckets: list[_Bucket]) -> sa.ColumnElement[bool]:
+    return sa.tuple_(*columns).in_(buckets)
+
+
+def _clear_hints(connection: Connection, due: list[_Bucket]) -> None:
+    """Before the totals are read: an increment that comes in between sets its hint again and is looked at next time."""
+    u = t.usage.c
+    for bucket in due:
+        connection.execute(
+            sa.update(t.usage)
+            .where(u.account_id == bucket[0], u.meter == bucket[1], u.bucket_start == bucket[2], u.dirty)
+            .values(dirty=False)
+        )
+
+
+def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
+    """L5: total, already sealed and next sequence of each bucket, in one statement."""
+    u, m, a = t.usage.c, t.meter_events.c, t.accounts.c
+    found: list[Unsealed] = []
+    for chunk in (due[i : i + _CHUNK] for i in range(0, len(due), _CHUNK)):
+        sealed = (
+            sa.select(
+                m.account_id,
+                m.meter,
+                m.bucket_start,
+                sa.func.sum(m.value).label("sealed"),
+                (sa.func.max(m.sequence) + 1).label("sequence"),
+            )
+            .where(_in((m.account_id, m.meter, m.bucket_start), chunk))
+            .group_by(m.account_id, m.meter, m.bucket_start)
+            .subquery()
+        )
+        same = (
+            (sealed.c.account_id == u.account_id)
+            & (sealed.c.meter == u.meter)
+            & (sealed.c.bucket_start == u.bucket_start)
+        )
+        rows = connection.execute(
+            sa.select(
+                u.account_id,
+                a.customer_id,
+                u.meter,
+                u.bucket_start,
+                sa.func.sum(u.quantity),
+                sa.func.coalesce(sa.func.max(sealed.c.sealed), 0),
+                sa.func.coalesce(sa.func.max(sealed.c.sequence), 0),
+                sa.func.max(u.last_used_at),
+            )
+            .select_from(t.usage.join(t.accounts, a.id == u.account_id).outerjoin(sealed, same))
+            .where(_in((u.account_id, u.meter, u.bucket_start), chunk))
+            .group_by(u.account_id, a.customer_id, u.meter, u.bucket_start)
+            .order_by(u.account_id, u.meter, u.bucket_start)
+        ).all()
+        for account, customer, meter, start, total, done, sequence, last in rows:
+            cells = _cells(connection, customer, meter, start, last)
+            found.append(Unsealed(account, customer, meter, start, int(total), int(done), int(sequence), last, cells))
+    return found
+
+
+def _cells(connection: Connection, customer_id: str, meter: str, start: int, last: int) -> frozenset[int]:
+    m = t.meter_events.c
+    first = start - start % CELL_SECONDS
+    rows = connection.execute(
+        sa.select(m.timestamp).where(
+            m.customer_id == customer_id, m.meter == meter, m.timestamp >= first, m.timestamp <= last
+        )
+    )
+    return frozenset(row[0] // CELL_SECONDS for row in rows)
+
+
+def _cell_unproven(connection: Connection, event: MeterEvent) -> bool:
+    """Whether another event in the same minute of this customer and meter has an outcome that nobody knows (L7)."""
+    m = t.meter_events.c
+    minute = event.cell * CELL_SECONDS
+    query = sa.select(1).where(
+        m.customer_id == event.customer_id,
+        m.event_name == event.event_name,
+        m.timestamp >= minute,
+        m.timestamp < minute + CELL_SECONDS,
+        m.identifier != event.identifier,
+        (m.state == "sending") | ((m.state == "pending") & m.first_unknown_at.is_not(None)),
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def _event(row: Any) -> MeterEvent:
+    values = dict(row._mapping)
+    return MeterEvent(**{**values, "state": ReportState(values["state"])})

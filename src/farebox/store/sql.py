@@ -1,0 +1,67 @@
+"""The ledger on SQLAlchemy Core: SQLite in a file, or in memory for tests. Every method is one transaction."""
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from farebox.errors import StoreUnusable
+from farebox.ports import Clock, Entropy, Ledger
+from farebox.store import tables as t
+from farebox.store.accounts import AccountTables
+from farebox.store.engine import Database
+from farebox.store.feed import FeedTables
+from farebox.store.inbox import InboxTables
+from farebox.store.reports import ReportTables
+from farebox.store.usage import UsageTables
+
+__all__ = ["MEMORY_URL", "SqlStore"]
+
+MEMORY_URL: Final = "sqlite://"
+
+
+class SqlStore(UsageTables, FeedTables, AccountTables, InboxTables, ReportTables):
+    """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once."""
+
+    def __init__(self, url: str, clock: Clock, entropy: Entropy) -> None:
+        self._database = Database(url)
+        self._clock = clock
+        self._entropy = entropy
+
+    @property
+    def database(self) -> Database:
+        return self._database
+
+    def open(self, *, migrate: bool = True) -> None:
+        self._database.open(migrate=migrate)
+        with self._database.write() as connection:
+            if connection.execute(sa.select(t.ledger.c.id)).first() is None:
+                connection.execute(
+                    sa.insert(t.ledger).values(one=1, id=self._entropy.token(), created_at=self._clock.now_at())
+                )
+                connection.execute(sa.insert(t.feed_head).values(one=1, n=0, epoch=self._entropy.token()))
+
+    def close(self) -> None:
+        self._database.close()
+
+    def ping(self) -> None:
+        with self._database.read() as connection:
+            connection.execute(sa.select(1))
+
+    def ledger(self) -> Ledger:
+        c = t.ledger.c
+        with self._database.read() as connection:
+            return Ledger(*connection.execute(sa.select(c.id, c.created_at, c.provider_account, c.livemode)).one())
+
+    def bind_ledger(self, provider_account: str, livemode: bool) -> Ledger:
+        c = t.ledger.c
+        with self._database.write() as connection:
+            bound = connection.execute(sa.select(c.provider_account, c.livemode)).one()
+            if bound.provider_account is None:
+                connection.execute(sa.update(t.ledger).values(provider_account=provider_account, livemode=livemode))
+            elif (bound.provider_account, bound.livemode) != (provider_account, livemode):
+                mode = "live" if bound.livemode else "test"
+                raise StoreUnusable(
+                    f"This ledger belongs to the Stripe account {bound.provider_account} in {mode} mode, "
+                    f"but the key is of {provider_account}. Use its own key, or another FAREBOX_DATABASE_URL."
+                )
+        return self.ledger()

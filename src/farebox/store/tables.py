@@ -1,0 +1,216 @@
+"""The ledger's tables. Times are Unix seconds, quantities whole numbers; nothing here is specific to one database."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+__all__ = [
+    "accounts",
+    "api_keys",
+    "checkouts",
+    "events",
+    "feed",
+    "feed_head",
+    "inbox",
+    "ledger",
+    "metadata",
+    "meter_events",
+    "recorded",
+    "subscriptions",
+    "usage",
+    "writers",
+]
+
+metadata = MetaData()
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("one", Integer, primary_key=True),  # always 1: a ledger is one
+    Column("id", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("provider_account", String(64)),
+    Column("livemode", Boolean),
+)
+
+feed_head = Table(
+    "feed_head",
+    metadata,
+    Column("one", Integer, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("epoch", String(64), nullable=False),
+)
+
+feed = Table(
+    "feed",
+    metadata,
+    Column("n", BigInteger, primary_key=True, autoincrement=False),
+    Column("account_id", String(64), nullable=False),
+)
+
+writers = Table(
+    "writers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("batch", BigInteger, nullable=False),
+    Column("nonce", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("account_id", String(64), primary_key=True),
+    Column("meter", String(64), primary_key=True),
+    Column("key_id", String(64), primary_key=True),
+    Column("operation", String(256), primary_key=True),
+    Column("bucket_start", BigInteger, primary_key=True),
+    Column("writer", String(64), primary_key=True),
+    Column("quantity", BigInteger, nullable=False),
+    Column("calls", BigInteger, nullable=False),
+    Column("last_used_at", BigInteger, nullable=False),
+    # A hint for the sealer, set by each increment in the same row write. The truth is the difference (L5).
+    Column("dirty", Boolean, nullable=False),
+)
+Index(
+    "usage_dirty",
+    usage.c.account_id,
+    usage.c.meter,
+    usage.c.bucket_start,
+    sqlite_where=usage.c.dirty,
+    postgresql_where=usage.c.dirty,
+)
+Index("usage_key", usage.c.key_id)
+
+recorded = Table(
+    "recorded",
+    metadata,
+    Column("account_id", String(64), primary_key=True),
+    Column("record_id", String(256), primary_key=True),
+    Column("meter", String(64), nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("email", String(320), nullable=False),
+    Column("reference", String(256), nullable=False),
+    Column("customer_id", String(128), unique=True),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("pepper_id", String(32), nullable=False),
+    Column("prefix", String(16), nullable=False),
+    Column("last_four", String(4), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("customer_id", String(128), nullable=False),
+    Column("plan", String(64), nullable=False),
+    Column("status", String(32), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("status_since_at", BigInteger, nullable=False),
+    Column("cancel_at_period_end", Boolean, nullable=False),
+    Column("collection_paused", Boolean, nullable=False),
+    Column("items", Text, nullable=False),  # JSON, written and read only here
+)
+
+checkouts = Table(
+    "checkouts",
+    metadata,
+    Column("session_id", String(128), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("plan", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("claimed_at", BigInteger),
+    Column("key_id", String(64)),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("type", String(128), nullable=False),
+    Column("object_id", String(128), nullable=False),
+    Column("customer_id", String(128)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("livemode", Boolean, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("work", String(128), nullable=False),  # what must be looked at again: the customer, or the event itself
+    Column("done_at", BigInteger),
+)
+Index(
+    "events_waiting",
+    events.c.work,
+    sqlite_where=events.c.done_at.is_(None),
+    postgresql_where=events.c.done_at.is_(None),
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("work", String(128), primary_key=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("holder", String(64), nullable=False),
+    Column("lease_end", BigInteger, nullable=False),
+    Column("next_attempt_at", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+meter_events = Table(
+    "meter_events",
+    metadata,
+    Column("identifier", String(100), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("customer_id", String(128), nullable=False),
+    Column("meter", String(64), nullable=False),
+    Column("event_name", String(100), nullable=False),
+    Column("bucket_start", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("value", BigInteger, nullable=False),
+    Column("timestamp", BigInteger, nullable=False),
+    Column("idempotency_key", String(255), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("first_unknown_at", BigInteger),
+    Column("next_attempt_at", BigInteger, nullable=False),
+    Column("settled_at", BigInteger),
+    Column("reason", Text, nullable=False),
+    Column("holder", String(64), nullable=False),
+    Column("lease_end", BigInteger, nullable=False),
+    UniqueConstraint("account_id", "meter", "bucket_start", "sequence"),
+)
+_open = meter_events.c.state.in_(("pending", "sending"))
+Index("meter_events_open", meter_events.c.next_attempt_at, sqlite_where=_open, postgresql_where=_open)
+Index("meter_events_serial", meter_events.c.customer_id, meter_events.c.event_name, meter_events.c.created_at)

@@ -1,0 +1,165 @@
+"""Usage in the ledger: fenced batches (L1), rows that writers never share (L2), and reading them back."""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from farebox.domain.usage import Batch, Increment, UsageLine
+from farebox.errors import RecordConflict, WriterFenced
+from farebox.store import tables as t
+from farebox.store.engine import Database, insert_into, upsert
+
+__all__ = ["UsageTables", "key_was_used"]
+
+_LIVE = "live"
+_CLOSED = "closed"
+
+
+class UsageTables:
+    """The part of the Store that counts."""
+
+    _database: Database
+
+    def commit_batch(self, batch: Batch) -> None:
+        with self._database.write() as connection:
+            if not _take_number(connection, batch):
+                if _row(connection, batch.writer) == (batch.number, batch.nonce, _LIVE):
+                    return
+                raise WriterFenced(internal=f"writer {batch.writer} batch {batch.number}")
+            fresh = [i for i in batch.increments if i.record_id is None or _first_record(connection, i)]
+            _add(connection, batch.writer, fresh)
+
+    def batch_landed(self, batch: Batch) -> bool:
+        with self._database.write() as connection:
+            if _take_number(connection, Batch(batch.writer, batch.number, "", ())):
+                return False
+            if _row(connection, batch.writer) == (batch.number, batch.nonce, _LIVE):
+                return True
+            raise WriterFenced(internal=f"writer {batch.writer} batch {batch.number}")
+
+    def close_writer(self, writer: str) -> None:
+        with self._database.write() as connection:
+            connection.execute(sa.update(t.writers).where(t.writers.c.id == writer).values(state=_CLOSED))
+
+    def usage(self, account_id: str, start: int, end: int, *, by_operation: bool = False) -> list[UsageLine]:
+        u = t.usage.c
+        groups = [u.meter, u.operation, u.key_id] if by_operation else [u.meter]
+        query = (
+            sa.select(*groups, sa.func.sum(u.quantity), sa.func.sum(u.calls), sa.func.max(u.last_used_at))
+            .where(u.account_id == account_id, u.bucket_start >= start, u.bucket_start < end)
+            .group_by(*groups)
+            .order_by(*groups)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        lines = [row._tuple() for row in rows]
+        if by_operation:
+            return [UsageLine(r[0], int(r[3]), int(r[4]), r[5], operation=r[1], key_id=r[2]) for r in lines]
+        return [UsageLine(r[0], int(r[1]), int(r[2]), r[3]) for r in lines]
+
+    def key_used(self, key_id: str) -> bool:
+        with self._database.read() as connection:
+            return key_was_used(connection, key_id)
+
+
+def key_was_used(connection: Connection, key_id: str) -> bool:
+    return connection.execute(sa.select(1).where(t.usage.c.key_id == key_id).limit(1)).first() is not None
+
+
+def _take_number(connection: Connection, batch: Batch) -> bool:
+    """Move the writer to this number; False when it is not the next one. A writer's first number registers it."""
+    w = t.writers.c
+    if batch.number == 1:
+        inserted = connection.execute(
+            upsert(connection, t.writers)
+            .values(id=batch.writer, batch=1, nonce=batch.nonce, state=_LIVE)
+            .on_conflict_do_nothing()
+        )
+        return bool(inserted.rowcount == 1)
+    moved = connection.execute(
+        sa.update(t.writers)
+        .where(w.id == batch.writer, w.batch == batch.number - 1, w.state == _LIVE)
+        .values(batch=batch.number, nonce=batch.nonce)
+    )
+    return moved.rowcount == 1
+
+
+def _row(connection: Connection, writer: str) -> tuple[int, str, str] | None:
+    w = t.writers.c
+    row = connection.execute(sa.select(w.batch, w.nonce, w.state).where(w.id == writer)).first()
+    return None if row is None else (row[0], row[1], row[2])
+
+
+def _first_record(connection: Connection, increment: Increment) -> bool:
+    """Whether the record is new. RecordConflict when its id is known with other values."""
+    r = t.recorded.c
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                sa.insert(t.recorded).values(
+                    account_id=increment.account_id,
+                    record_id=increment.record_id,
+                    meter=increment.meter,
+                    quantity=increment.quantity,
+                    recorded_at=increment.used_at,
+                )
+            )
+            return True
+    except IntegrityError:
+        known = connection.execute(
+            sa.select(r.meter, r.quantity).where(
+                r.account_id == increment.account_id, r.record_id == increment.record_id
+            )
+        ).one()
+    if tuple(known) != (increment.meter, increment.quantity):
+        raise RecordConflict(f"The id {increment.record_id!r} was recorded as {known[1]} {known[0]} before.")
+    return False
+
+
+def _add(connection: Connection, writer: str, increments: Iterable[Increment]) -> None:
+    """Add to the writer's own rows: summed first, then one statement in key order."""
+    sums: dict[tuple[str, str, str, str, int], list[int]] = {}
+    for i in increments:
+        row = sums.setdefault((i.account_id, i.meter, i.key_id, i.operation, i.bucket_start), [0, 0, 0])
+        row[0] += i.quantity
+        row[1] += i.calls
+        row[2] = max(row[2], i.used_at)
+    if not sums:
+        return
+    values: list[dict[str, Any]] = [
+        {
+            "account_id": key[0],
+            "meter": key[1],
+            "key_id": key[2],
+            "operation": key[3],
+            "bucket_start": key[4],
+            "writer": writer,
+            "quantity": quantity,
+            "calls": calls,
+            "last_used_at": last_used_at,
+            "dirty": True,
+        }
+        for key, (quantity, calls, last_used_at) in sorted(sums.items())
+    ]
+    connection.execute(_adding(connection.dialect.name), values)
+
+
+@cache
+def _adding(dialect: str) -> Any:
+    """The statement that adds to usage rows, built once: building it costs more than running it."""
+    statement = insert_into(dialect, t.usage)
+    new, old = statement.excluded, t.usage.c
+    later = sa.case((old.last_used_at > new.last_used_at, old.last_used_at), else_=new.last_used_at)
+    return statement.on_conflict_do_update(
+        index_elements=list(t.usage.primary_key.columns),
+        set_={
+            "quantity": old.quantity + new.quantity,
+            "calls": old.calls + new.calls,
+            "last_used_at": later,
+            "dirty": True,
+        },
+    )
