@@ -178,8 +178,14 @@ class Store(Protocol):
         ...
 
     def postpone_inbox(self, work: InboxWork, *, until: int, reason: str) -> None: ...
-    def put_subscriptions(self, account_id: str, subscriptions: tuple[Subscription, ...], *, at: int) -> None:
-        """Apply subscriptions fetched outside the inbox (claim); takes the customer's fence so that no older fetch wins."""
+    def take_fence(self, account_id: str) -> int:
+        """A new fence for fetching the account's subscriptions outside the inbox; every fetch begun earlier loses."""
+        ...
+
+    def put_subscriptions(
+        self, account_id: str, subscriptions: tuple[Subscription, ...], *, fence: int, at: int
+    ) -> bool:
+        """Apply what was fetched under `fence`; False when a later fetch has begun. Writes the feed when anything changed."""
         ...
 
     def inbox_waiting(self) -> int: ...

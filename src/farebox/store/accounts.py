@@ -25,7 +25,7 @@ from farebox.store.engine import Database
 from farebox.store.feed import announce
 from farebox.store.usage import key_was_used
 
-__all__ = ["AccountTables", "apply_subscriptions", "subscriptions_of"]
+__all__ = ["AccountTables", "apply_subscriptions", "fence_of", "subscriptions_of"]
 
 _KEY = tuple(t.api_keys.c[field.name] for field in fields(ApiKey))
 _ACCOUNT = (
@@ -72,9 +72,18 @@ class AccountTables:
         with self._database.read() as connection:
             return subscriptions_of(connection, account_id)
 
-    def put_subscriptions(self, account_id: str, subscriptions: tuple[Subscription, ...], *, at: int) -> None:
+    def take_fence(self, account_id: str) -> int:
         with self._database.write() as connection:
+            return _move_fence(connection, account_id)
+
+    def put_subscriptions(
+        self, account_id: str, subscriptions: tuple[Subscription, ...], *, fence: int, at: int
+    ) -> bool:
+        with self._database.write() as connection:
+            if fence_of(connection, account_id) != fence:
+                return False
             apply_subscriptions(connection, account_id, subscriptions, at)
+            return True
 
     def add_key(self, key: ApiKey) -> None:
         with self._database.write() as connection:
@@ -182,6 +191,17 @@ def _end_key(connection: Connection, account_id: str, key_id: str, *, at: int, e
     return ended.rowcount == 1
 
 
+def fence_of(connection: Connection, account_id: str) -> int | None:
+    """The fence under which the latest fetch of the account's subscriptions was begun or applied."""
+    return connection.execute(sa.select(t.accounts.c.fence).where(t.accounts.c.id == account_id)).scalar()
+
+
+def _move_fence(connection: Connection, account_id: str) -> int:
+    a = t.accounts.c
+    moved = sa.update(t.accounts).where(a.id == account_id).values(fence=a.fence + 1).returning(a.fence)
+    return int(connection.execute(moved).scalar_one())
+
+
 def subscriptions_of(connection: Connection, account_id: str) -> tuple[Subscription, ...]:
     """The account's subscriptions as last applied, by id."""
     s = t.subscriptions.c
@@ -194,8 +214,7 @@ def apply_subscriptions(connection: Connection, account_id: str, fetched: tuple[
 
     The fence moves, so that a fetch begun before this one no longer applies (L17). A terminal state stays.
     """
-    a = t.accounts.c
-    connection.execute(sa.update(t.accounts).where(a.id == account_id).values(fence=a.fence + 1))
+    _move_fence(connection, account_id)
     old = subscriptions_of(connection, account_id)
     ended = {s.id: s for s in old if s.status in TERMINAL_STATUSES}
     kept = [s for s in ended.values() if s.id not in {f.id for f in fetched}]

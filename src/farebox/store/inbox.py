@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from farebox.domain.accounts import Subscription
 from farebox.domain.inbox import InboxEvent, InboxWork
 from farebox.store import tables as t
-from farebox.store.accounts import apply_subscriptions
+from farebox.store.accounts import apply_subscriptions, fence_of
 from farebox.store.engine import Database, upsert
 
 __all__ = ["InboxTables"]
@@ -83,10 +83,7 @@ class InboxTables:
             if connection.execute(sa.select(i.fence).where(i.work == work.name)).scalar() != work.fence:
                 return False
             if account_id is not None and subscriptions is not None:
-                now_shared = connection.execute(
-                    sa.select(t.accounts.c.fence).where(t.accounts.c.id == account_id)
-                ).scalar_one()
-                if now_shared != work.account_fence:
+                if fence_of(connection, account_id) != work.account_fence:
                     return False
                 apply_subscriptions(connection, account_id, subscriptions, at)
             ids = [event.id for event in work.events]

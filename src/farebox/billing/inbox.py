@@ -1,0 +1,132 @@
+"""Webhooks: verified and stored once at the door, then worked off by refetching what they name (L17).
+
+The payload is a hint. Nothing in it is ever applied, so neither a copy nor another order can change anything.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from farebox.domain.accounts import Account, Subscription
+from farebox.domain.inbox import HANDLED_EVENT_TYPES, InboxWork
+from farebox.errors import FareboxError, ProviderError
+from farebox.ports import Clock, Entropy, Provider, Store
+
+__all__ = [
+    "INBOX_BACKOFF_SECONDS_MAX",
+    "INBOX_LEASE_SECONDS",
+    "REFRESH_ATTEMPTS_MAX",
+    "SWEEP_ACCOUNTS_MAX",
+    "InboxWorker",
+    "Receipt",
+    "receive",
+    "refresh_account",
+    "refresh_checkout",
+    "sweep",
+]
+
+INBOX_LEASE_SECONDS: Final = 60
+REFRESH_ATTEMPTS_MAX: Final = 3
+INBOX_BACKOFF_SECONDS_MAX: Final = 600
+SWEEP_ACCOUNTS_MAX: Final = 20
+_PERIOD_ENDED: Final = "invoice.created"
+
+_log = structlog.get_logger("farebox.inbox")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a delivery. `period_ended` asks for the closing period's usage to be reported at once."""
+
+    stored: bool
+    type: str
+    period_ended: bool = False
+
+
+def receive(provider: Provider, store: Store, clock: Clock, body: bytes, signature: str, *, live: bool) -> Receipt:
+    """Verify the raw body and store the event once. SignatureInvalid; StoreError asks Stripe to deliver again.
+
+    Types that Farebox does not handle, and events of the other mode, are acknowledged and not stored.
+    """
+    event = provider.verify_webhook(body, signature, now=clock.system_at())
+    if event.livemode != live:
+        _log.warning("event_of_other_mode", id=event.id, type=event.type)
+        return Receipt(stored=False, type=event.type)
+    if event.type not in HANDLED_EVENT_TYPES:
+        return Receipt(stored=False, type=event.type)
+    stored = store.add_event(event, at=clock.now_at())
+    return Receipt(stored=stored, type=event.type, period_ended=stored and event.type == _PERIOD_ENDED)
+
+
+class InboxWorker:
+    """Works off the inbox, one customer at a step, under a lease and a fence."""
+
+    def __init__(self, store: Store, provider: Provider, clock: Clock, entropy: Entropy) -> None:
+        self._store = store
+        self._provider = provider
+        self._clock = clock
+        self._holder = entropy.token()
+
+    def step(self) -> bool:
+        """Take the next customer's events and settle them. False when nothing was due."""
+        now = self._clock.now_at()
+        work = self._store.take_inbox(self._holder, now=now, lease_seconds=INBOX_LEASE_SECONDS)
+        if work is None:
+            return False
+        try:
+            finished = self._settle(work)
+        except FareboxError as error:
+            pause = min(1 << min(work.attempts, 16), INBOX_BACKOFF_SECONDS_MAX)
+            _log.warning("inbox_postponed", work=work.name, seconds=pause, reason=str(error))
+            self._store.postpone_inbox(work, until=self._clock.now_at() + pause, reason=str(error))
+            return True
+        if not finished:
+            self._store.postpone_inbox(work, until=self._clock.now_at(), reason="somebody else was faster")
+        return True
+
+    def _settle(self, work: InboxWork) -> bool:
+        for event in work.events:
+            if event.type.startswith("checkout.session."):
+                refresh_checkout(self._store, self._provider, event.object_id)
+        account = self._store.account_of_customer(work.customer_id) if work.customer_id is not None else None
+        if account is None:
+            return self._store.finish_inbox(work, at=self._clock.now_at())
+        if work.account_fence is None:
+            return False  # the account came to be after the work was taken: take it again, with its fence
+        fetched = self._provider.subscriptions(str(work.customer_id))
+        return self._store.finish_inbox(work, at=self._clock.now_at(), account_id=account.id, subscriptions=fetched)
+
+
+def refresh_checkout(store: Store, provider: Provider, session_id: str) -> None:
+    """Bring our row of a checkout to what the provider says of it. Nothing for a checkout that is not ours."""
+    checkout = store.checkout(session_id)
+    if checkout is None or checkout.status != "open":
+        return
+    session = provider.checkout(session_id)
+    if session is not None and session.status != "open":
+        store.set_checkout_status(session_id, session.status)
+
+
+def refresh_account(store: Store, provider: Provider, clock: Clock, account: Account) -> tuple[Subscription, ...]:
+    """Fetch the account's subscriptions outside the inbox and apply them."""
+    if account.customer_id is None:
+        return ()
+    for _ in range(REFRESH_ATTEMPTS_MAX):
+        fence = store.take_fence(account.id)
+        fetched = provider.subscriptions(account.customer_id)
+        if store.put_subscriptions(account.id, fetched, fence=fence, at=clock.now_at()):
+            return fetched
+    return store.subscriptions(account.id)  # others keep fetching, and what they fetched is newer
+
+
+def sweep(store: Store, provider: Provider, clock: Clock, after: str) -> str:
+    """Refetch the next few accounts' subscriptions, for webhooks that never came. Returns where to go on ("" at the end)."""
+    accounts = store.accounts(limit=SWEEP_ACCOUNTS_MAX, after=after)
+    for account in accounts:
+        try:
+            refresh_account(store, provider, clock, account)
+        except ProviderError as error:
+            _log.warning("sweep_failed", account=account.id, reason=str(error))
+            return after
+    return accounts[-1].id if len(accounts) == SWEEP_ACCOUNTS_MAX else ""

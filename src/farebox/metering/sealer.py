@@ -1,0 +1,29 @@
+"""Freezes usage that nobody has reported yet into meter events (L5–L7). Never sends and never changes a sealed row."""
+
+from farebox.domain.catalog import Catalog
+from farebox.domain.reports import MeterEvent, Unsealed, seal
+from farebox.ports import Clock, Store
+
+__all__ = ["Sealer"]
+
+
+class Sealer:
+    """Seals what is due at each step."""
+
+    def __init__(self, store: Store, clock: Clock, catalog: Catalog) -> None:
+        self._store = store
+        self._clock = clock
+        self._catalog = catalog
+        self._ledger_id: str | None = None
+
+    def step(self, *, hard: bool = False) -> int:
+        """Seal once and return how many meter events that made. `hard` also seals what was sealed within the last minute."""
+        if self._ledger_id is None:
+            self._ledger_id = self._store.ledger().id
+        return len(self._store.seal(self._plan, now=self._clock.now_at(), hard=hard))
+
+    def _plan(self, unsealed: Unsealed) -> MeterEvent | None:
+        # A meter that left the catalog still owes what was used: it is reported under its own name.
+        meter = self._catalog.meters.get(unsealed.meter)
+        event_name = meter.event_name if meter is not None else unsealed.meter
+        return seal(str(self._ledger_id), unsealed, event_name, self._clock.now_at())
