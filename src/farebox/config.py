@@ -144,7 +144,8 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
         public_url=_public_url(values.get("FAREBOX_PUBLIC_URL"), key),
         secrets=_secrets(values.get("FAREBOX_SECRET"), "FAREBOX_SECRET", FAREBOX_SECRET_CHARACTERS_MIN),
         admin_token=next(
-            iter(_secrets(values.get("FAREBOX_ADMIN_TOKEN"), "FAREBOX_ADMIN_TOKEN", FAREBOX_SECRET_CHARACTERS_MIN)), None
+            iter(_secrets(values.get("FAREBOX_ADMIN_TOKEN"), "FAREBOX_ADMIN_TOKEN", FAREBOX_SECRET_CHARACTERS_MIN)),
+            None,
         ),
     )
 
@@ -158,7 +159,9 @@ def _read_file(path: Path) -> FileModel:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. `farebox init` writes one, or name yours in FAREBOX_CONFIG.") from None
+        raise ConfigError(
+            f"{path} does not exist. `farebox init` writes one, or name yours in FAREBOX_CONFIG."
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     if len(raw) > CONFIG_BYTES_MAX:

@@ -123,7 +123,9 @@ class Farebox:
             return []
         contexts = iter_route_contexts(self._app.router.routes)
         return [
-            AppRoute(c.path, frozenset(c.methods or ()), c.name or "", c.endpoint) for c in contexts if c.path is not None
+            AppRoute(c.path, frozenset(c.methods or ()), c.name or "", c.endpoint)
+            for c in contexts
+            if c.path is not None
         ]
 
     def _own_pages(self) -> tuple[str, ...]:
@@ -137,11 +139,11 @@ class Farebox:
         unknown = sorted(self._priced_meters - settings.catalog.meters.keys())
         if unknown:
             known = ", ".join(sorted(settings.catalog.meters)) or "none"
-            raise ConfigError(f"farebox.price names {unknown[0]!r}, but {settings.path} has no such meter (known: {known}).")
+            raise ConfigError(
+                f"farebox.price names {unknown[0]!r}, but {settings.path} has no such meter (known: {known})."
+            )
         for ours, theirs in collisions(routes, settings.prefix):
             raise ConfigError(
                 f"Farebox's {ours} collides with the application's {theirs}. "
                 f"Move yours, or set another [http] prefix in {settings.path}."
             )
-
-

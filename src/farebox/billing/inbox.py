@@ -47,11 +47,11 @@ class Receipt:
 def receive(provider: Provider, store: Store, clock: Clock, body: bytes, signature: str, *, live: bool) -> Receipt:
     """Verify the raw body and store the event once. SignatureInvalid; StoreError asks Stripe to deliver again.
 
-    Types that Farebox does not handle, and events of the other mode, are acknowledged and not stored.
+    Types that Farebox does not handle, and events of the other mode or of another account, are acknowledged and not stored.
     """
     event = provider.verify_webhook(body, signature, now=clock.system_at())
-    if event.livemode != live:
-        _log.warning("event_of_other_mode", id=event.id, type=event.type)
+    if event.livemode != live or event.connected_account is not None:
+        _log.warning("event_of_others", id=event.id, type=event.type, livemode=event.livemode)
         return Receipt(stored=False, type=event.type)
     if event.type not in HANDLED_EVENT_TYPES:
         return Receipt(stored=False, type=event.type)

@@ -30,7 +30,10 @@ HANDLED_EVENT_TYPES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class InboxEvent:
-    """A verified event. `created_at` is Stripe's time; it has one-second resolution and cannot order events."""
+    """A verified event. `created_at` is Stripe's time; it has one-second resolution and cannot order events.
+
+    `connected_account` names another Stripe account on whose behalf the event was sent; None for our own.
+    """
 
     id: str
     type: str
@@ -38,6 +41,7 @@ class InboxEvent:
     customer_id: str | None
     created_at: int
     livemode: bool
+    connected_account: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class InboxTables:
     def add_event(self, event: InboxEvent, *, at: int) -> bool:
         work = event.customer_id or event.id
         row = {**asdict(event), "received_at": at, "work": work, "done_at": None}
+        del row["connected_account"]  # only our own account's events come this far
         task = {
             "work": work,
             "fence": 0,

@@ -160,5 +160,3 @@ def _query_values(scope: Mapping[str, Any], credentials: Sequence[str]) -> list[
     except ValueError:
         raise KeyInvalid("The query has too many fields to look for a key in.") from None
     return [value for name, value in fields if name in names]
-
-

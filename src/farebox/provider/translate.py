@@ -1,0 +1,153 @@
+"""Stripe's objects as our values. Reads plain dicts, so that a missing field is a KeyError here and nowhere else."""
+
+from decimal import Decimal
+from typing import Any, Final
+
+from farebox.domain.accounts import Subscription, SubscriptionItem
+from farebox.domain.inbox import InboxEvent
+from farebox.domain.usage import Period
+from farebox.ports import CheckoutSession, Endpoint, Invoice, PortalState, StoredMeter, StoredPrice
+
+__all__ = [
+    "ACCOUNT",
+    "METER",
+    "PLAN",
+    "PORTAL",
+    "checkout_of",
+    "endpoint_of",
+    "event_of",
+    "invoice_of",
+    "meter_of",
+    "portal_of",
+    "price_of",
+    "subscription_of",
+]
+
+# Names under which Farebox keeps its own in Stripe's metadata.
+ACCOUNT: Final = "farebox_account"
+PLAN: Final = "farebox_plan"
+METER: Final = "farebox_meter"
+PORTAL: Final = "farebox_portal"
+
+
+def meter_of(found: dict[str, Any]) -> StoredMeter:
+    return StoredMeter(
+        id=found["id"],
+        event_name=found["event_name"],
+        display_name=found["display_name"],
+        formula=found["default_aggregation"]["formula"],
+        active=found["status"] == "active",
+    )
+
+
+def price_of(found: dict[str, Any]) -> StoredPrice:
+    """A price with its product expanded."""
+    product, recurring = found["product"], found.get("recurring") or {}
+    return StoredPrice(
+        id=found["id"],
+        lookup_key=found["lookup_key"],
+        product_id=product["id"],
+        product_name=product.get("name", ""),
+        currency=found["currency"],
+        interval=recurring.get("interval", ""),
+        unit_amount=Decimal(found["unit_amount_decimal"] or 0),
+        meter_id=recurring.get("meter"),
+        active=found["active"],
+    )
+
+
+def subscription_of(found: dict[str, Any]) -> Subscription | None:
+    """A subscription with the items that Farebox sells; None when it has none of them."""
+    items = tuple(_item(item) for item in found["items"]["data"] if METER in (item["price"]["metadata"] or {}))
+    if not items:
+        return None
+    plans = [item["price"]["metadata"].get(PLAN, "") for item in found["items"]["data"]]
+    return Subscription(
+        id=found["id"],
+        customer_id=_id(found["customer"]) or "",
+        plan=(found["metadata"] or {}).get(PLAN) or next(filter(None, plans), ""),
+        status=found["status"],
+        created_at=found["created"],
+        items=items,
+        cancel_at_period_end=found["cancel_at_period_end"],
+        collection_paused=found["pause_collection"] is not None,
+    )
+
+
+def _item(found: dict[str, Any]) -> SubscriptionItem:
+    price = found["price"]
+    return SubscriptionItem(
+        id=found["id"],
+        price_id=price["id"],
+        meter=price["metadata"][METER],
+        unit_amount=Decimal(price["unit_amount_decimal"] or 0),
+        currency=price["currency"],
+        period=Period(found["current_period_start"], found["current_period_end"]),
+    )
+
+
+def checkout_of(found: dict[str, Any]) -> CheckoutSession:
+    return CheckoutSession(
+        id=found["id"],
+        url=found.get("url") or "",
+        status=found["status"],
+        payment_status=found["payment_status"],
+        customer_id=_id(found.get("customer")),
+    )
+
+
+def invoice_of(found: dict[str, Any]) -> Invoice:
+    lines = found["lines"]["data"]
+    return Invoice(
+        id=found.get("id"),
+        currency=found["currency"],
+        status=found.get("status") or "draft",
+        total=found["total"],
+        amount_due=found["amount_due"],
+        period_start=min((line["period"]["start"] for line in lines), default=found["period_start"]),
+        period_end=max((line["period"]["end"] for line in lines), default=found["period_end"]),
+        lines=tuple((line["description"] or "", line["quantity"] or 0, line["amount"]) for line in lines),
+    )
+
+
+def endpoint_of(found: dict[str, Any]) -> Endpoint:
+    return Endpoint(
+        id=found["id"],
+        url=found["url"],
+        enabled_events=tuple(found["enabled_events"]),
+        active=found["status"] == "enabled",
+        api_version=found.get("api_version") or "",
+        secret=found.get("secret"),
+    )
+
+
+def portal_of(found: dict[str, Any]) -> PortalState:
+    cancel, update = found["features"]["subscription_cancel"], found["features"]["subscription_update"]
+    return PortalState(
+        id=found["id"],
+        cancel_mode=cancel["mode"] if cancel["enabled"] else None,
+        price_switch=bool(update["enabled"] and "price" in (update.get("default_allowed_updates") or [])),
+    )
+
+
+def event_of(found: dict[str, Any]) -> InboxEvent:
+    """A hint from a verified payload: which object, whose. KeyError or TypeError when it is no event."""
+    thing = found["data"]["object"]
+    object_id = str(thing.get("id") or "")
+    customer_id = object_id if thing.get("object") == "customer" else _id(thing.get("customer"))
+    return InboxEvent(
+        id=str(found["id"])[:128],
+        type=str(found["type"])[:128],
+        object_id=object_id[:128],
+        customer_id=customer_id,
+        created_at=int(found["created"]),
+        livemode=bool(found["livemode"]),
+        connected_account=found.get("account"),
+    )
+
+
+def _id(value: Any) -> str | None:
+    """The id of something that may be expanded or not."""
+    if isinstance(value, dict):
+        value = value.get("id")
+    return str(value)[:128] if value else None
