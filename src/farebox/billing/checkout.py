@@ -1,0 +1,101 @@
+"""From a plan to a Checkout page. Prices come from the catalog only, and an e-mail never selects an account."""
+
+from typing import Final
+
+import structlog
+
+from farebox.domain.accounts import TERMINAL_STATUSES, Account, Checkout
+from farebox.domain.catalog import Catalog, Plan
+from farebox.errors import AlreadySubscribed, InputInvalid, PlanUnknown, ProviderRejected
+from farebox.ports import CheckoutSession, Clock, Entropy, Provider, Store
+
+__all__ = ["EMAIL_CHARACTERS_MAX", "REFERENCE_CHARACTERS_MAX", "begin_checkout", "chosen_plan"]
+
+EMAIL_CHARACTERS_MAX: Final = 320
+REFERENCE_CHARACTERS_MAX: Final = 200
+
+_log = structlog.get_logger("farebox.checkout")
+
+
+def begin_checkout(
+    store: Store,
+    provider: Provider,
+    clock: Clock,
+    entropy: Entropy,
+    catalog: Catalog,
+    *,
+    plan_name: str,
+    email: str = "",
+    reference: str = "",
+    account: Account | None = None,
+    claim_url: str,
+    plans_url: str,
+) -> CheckoutSession:
+    """Begin a purchase of a plan for a new account, or for the account of a valid key.
+
+    PlanUnknown names the plans; AlreadySubscribed; InputInvalid; ProviderError.
+    """
+    plan = chosen_plan(catalog, plan_name)
+    _check_texts(email, reference)
+    if account is None:
+        account = Account("acct_" + entropy.token(), clock.now_at(), email, reference)
+        store.add_account(account)
+    else:
+        _refuse_second_subscription(store, provider, account)
+    if account.customer_id is None:
+        customer_id = provider.create_customer(account)
+        store.set_customer(account.id, customer_id)
+        account = Account(account.id, account.created_at, account.email, account.reference, customer_id)
+    session = provider.create_checkout(
+        account,
+        plan,
+        _price_ids(provider, plan),
+        success_url=claim_url + "?session_id={CHECKOUT_SESSION_ID}",
+        cancel_url=plans_url,
+    )
+    store.add_checkout(Checkout(session.id, account.id, plan.name, clock.now_at()))
+    return session
+
+
+def chosen_plan(catalog: Catalog, name: str) -> Plan:
+    """The plan of the catalog, or PlanUnknown that names those there are."""
+    plan = catalog.plans.get(name)
+    if plan is None:
+        raise PlanUnknown(f"There is no plan {name[:40]!r}. The plans are: {', '.join(sorted(catalog.plans))}.")
+    return plan
+
+
+def _refuse_second_subscription(store: Store, provider: Provider, account: Account) -> None:
+    """Two subscriptions of one customer to one meter would bill each call twice."""
+    if any(s.status not in TERMINAL_STATUSES for s in store.subscriptions(account.id)):
+        raise AlreadySubscribed("This account already has a subscription. Change its card or cancel it in the portal.")
+    for checkout in store.open_checkouts(account.id):
+        provider.expire_checkout(checkout.session_id)
+        session = provider.checkout(checkout.session_id)
+        status = session.status if session is not None else "expired"
+        store.set_checkout_status(checkout.session_id, status)
+        if status == "complete":
+            raise AlreadySubscribed("This account has just been subscribed. Claim its key.")
+
+
+def _price_ids(provider: Provider, plan: Plan) -> list[str]:
+    stored = {price.lookup_key: price for price in provider.prices([p.lookup_key for p in plan.prices])}
+    missing = [p.lookup_key for p in plan.prices if p.lookup_key not in stored or not stored[p.lookup_key].active]
+    if missing:
+        _log.error("price_missing_at_stripe", lookup_keys=missing, advice="run `farebox push`")
+        raise ProviderRejected(
+            "This plan cannot be bought yet: the seller has not published its price.",
+            internal=f"Stripe has no active price {', '.join(missing)}. Run `farebox push`.",
+        )
+    return [stored[p.lookup_key].id for p in plan.prices]
+
+
+def _check_texts(email: str, reference: str) -> None:
+    if len(email) > EMAIL_CHARACTERS_MAX or len(reference) > REFERENCE_CHARACTERS_MAX:
+        raise InputInvalid(
+            f"email has at most {EMAIL_CHARACTERS_MAX} characters, reference at most {REFERENCE_CHARACTERS_MAX}."
+        )
+    if email and (email.count("@") != 1 or email.startswith("@") or email.endswith("@") or " " in email):
+        raise InputInvalid("email is not an e-mail address. Leave it out, or write it as name@example.com.")
+    if not (email + reference).isprintable():
+        raise InputInvalid("email and reference must be plain text without control characters.")

@@ -1,0 +1,154 @@
+"""`farebox doctor`: what is wrong between the configuration, the ledger and Stripe, and what to do about each."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from farebox.billing.catalog import plan_push
+from farebox.domain.catalog import Catalog
+from farebox.domain.inbox import HANDLED_EVENT_TYPES
+from farebox.domain.keys import Pepper
+from farebox.domain.reports import ReportState
+from farebox.errors import FareboxError, ProviderError, ProviderForbidden
+from farebox.ports import Clock, Provider, Store
+
+__all__ = ["OPEN_EVENT_SECONDS_MAX", "Finding", "diagnose"]
+
+OPEN_EVENT_SECONDS_MAX: Final = 1_800  # unreported usage older than this is worth an alarm
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`status`: ok, warn, fail. `advice` is empty when nothing is to be done."""
+
+    check: str
+    status: str
+    detail: str
+    advice: str = ""
+
+
+def diagnose(
+    store: Store,
+    provider: Provider,
+    clock: Clock,
+    catalog: Catalog,
+    peppers: tuple[Pepper, ...],
+    *,
+    webhook_url: str,
+    webhook_secrets: int,
+    live: bool,
+) -> Iterator[Finding]:
+    """Check one thing after another; a check that cannot run is a finding too."""
+    yield from _ledger(store)
+    yield from _guarded("stripe key", lambda: _key(store, provider, live=live))
+    yield from _guarded("catalog", lambda: _catalog(catalog, provider))
+    yield _webhook_secret(webhook_secrets)
+    yield from _guarded("webhook endpoint", lambda: _webhook(provider, webhook_url))
+    yield from _guarded("portal", lambda: _portal(provider))
+    yield from _guarded("key peppers", lambda: _peppers(store, clock, peppers))
+    yield from _guarded("reports", lambda: _reports(store, clock))
+    yield from _guarded("inbox", lambda: _inbox(store))
+
+
+def _guarded(check: str, run: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from list(run())
+    except ProviderForbidden as error:
+        advice = "Use a valid key; a restricted one needs the permissions listed in docs/how-to/go-live.md."
+        yield Finding(check, "fail", f"Stripe refuses the key: {error.internal}", advice)
+    except ProviderError as error:
+        yield Finding(check, "fail", f"{error.title}: {error.internal}", "Check the network and Stripe's status page.")
+    except FareboxError as error:
+        yield Finding(check, "fail", error.detail, "Change it as said, and run `farebox doctor` again.")
+
+
+def _ledger(store: Store) -> Iterator[Finding]:
+    ledger = store.ledger()
+    bound = f"bound to {ledger.provider_account}" if ledger.provider_account else "not bound to a Stripe account yet"
+    yield Finding("database", "ok", f"ledger {ledger.id}, {bound}")
+
+
+def _key(store: Store, provider: Provider, *, live: bool) -> Iterator[Finding]:
+    account, ledger = provider.account(), store.ledger()
+    mode = "live" if live else "test"
+    if ledger.provider_account not in (None, account.id) or ledger.livemode not in (None, live):
+        yield Finding(
+            "stripe key",
+            "fail",
+            f"the key is of {account.id} in {mode} mode, the ledger belongs to {ledger.provider_account}",
+            "Use the ledger's own key, or another FAREBOX_DATABASE_URL.",
+        )
+    else:
+        yield Finding("stripe key", "ok", f"{account.id}, {mode} mode")
+
+
+def _catalog(catalog: Catalog, provider: Provider) -> Iterator[Finding]:
+    drift = [change for change in plan_push(catalog, provider) if change.kind != "unchanged"]
+    for change in drift:
+        detail = f"{change.kind} {change.object} {change.name}: {change.detail}"
+        yield Finding("catalog", "warn", detail, "Run `farebox push`.")
+    if not drift:
+        yield Finding("catalog", "ok", "Stripe has what farebox.toml sells")
+
+
+def _webhook_secret(count: int) -> Finding:
+    if count == 0:
+        return Finding("webhook secret", "fail", "STRIPE_WEBHOOK_SECRET is not set", "Run `farebox push --webhook`.")
+    return Finding("webhook secret", "ok", f"{count} set")
+
+
+def _webhook(provider: Provider, url: str) -> Iterator[Finding]:
+    endpoint = next((e for e in provider.endpoints() if e.url == url and e.active), None)
+    if endpoint is None:
+        yield Finding(
+            "webhook endpoint",
+            "warn",
+            f"Stripe has no active endpoint for {url}",
+            "Run `farebox push --webhook`, or `stripe listen --forward-to` while developing.",
+        )
+        return
+    missing = sorted(set(HANDLED_EVENT_TYPES) - set(endpoint.enabled_events))
+    if missing and "*" not in endpoint.enabled_events:
+        yield Finding("webhook endpoint", "warn", f"{endpoint.id} lacks {', '.join(missing)}", "Add them at Stripe.")
+    else:
+        yield Finding("webhook endpoint", "ok", f"{endpoint.id}, API version {endpoint.api_version}")
+
+
+def _portal(provider: Provider) -> Iterator[Finding]:
+    portal = provider.portal()
+    if portal is None:
+        yield Finding("portal", "warn", "Farebox's portal configuration is missing", "Run `farebox push`.")
+    elif portal.cancel_mode != "at_period_end" or portal.price_switch:
+        detail = f"{portal.id} lets buyers cancel at once or switch prices, which drops unbilled usage"
+        yield Finding("portal", "fail", detail, "Run `farebox push`.")
+    else:
+        yield Finding("portal", "ok", f"{portal.id} cancels at the period's end only")
+
+
+def _peppers(store: Store, clock: Clock, peppers: tuple[Pepper, ...]) -> Iterator[Finding]:
+    in_use = store.peppers_in_use(clock.now_at())
+    missing = sum(count for id, count in in_use.items() if id not in {p.id for p in peppers})
+    if missing:
+        detail = f"{missing} live keys need a secret that is not in FAREBOX_SECRET"
+        yield Finding("key peppers", "fail", detail, "Put the earlier secret back, behind the newer one.")
+    else:
+        yield Finding("key peppers", "ok", f"{sum(in_use.values())} live keys")
+
+
+def _reports(store: Store, clock: Clock) -> Iterator[Finding]:
+    summary = store.report_summary()
+    parked = summary.counts[ReportState.REJECTED] + summary.counts[ReportState.DOUBTFUL]
+    if parked:
+        detail = f"{parked} meter events are parked"
+        yield Finding("reports", "fail", detail, "See them with `farebox usage --events`, and why.")
+    age = clock.now_at() - summary.oldest_open_at if summary.oldest_open_at is not None else 0
+    if age > OPEN_EVENT_SECONDS_MAX:
+        detail = f"the oldest unreported meter event is {age // 60} minutes old"
+        yield Finding("reports", "warn", detail, "Is a `farebox serve` or your app running, and Stripe reachable?")
+    elif not parked:
+        waiting = summary.counts[ReportState.PENDING] + summary.counts[ReportState.SENDING]
+        yield Finding("reports", "ok", f"{waiting} meter events on their way, none parked")
+
+
+def _inbox(store: Store) -> Iterator[Finding]:
+    yield Finding("inbox", "ok", f"{store.inbox_waiting()} webhook events waiting")

@@ -1,0 +1,201 @@
+"""What the routes take and answer, as OpenAPI shows it. Amounts in minor units as integers, exact prices as strings."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from farebox.billing.invoices import UsageReport
+from farebox.billing.keys import KEY_NAME_CHARACTERS_MAX, OVERLAP_SECONDS, OVERLAP_SECONDS_MAX
+from farebox.domain.accounts import Account
+from farebox.domain.catalog import format_minor
+from farebox.domain.keys import ApiKey
+from farebox.ports import Invoice
+
+__all__ = [
+    "CheckoutAnswer",
+    "CheckoutRequest",
+    "ClaimRequest",
+    "InvoiceAnswer",
+    "InvoiceLine",
+    "KeyAnswer",
+    "KeyRequest",
+    "KeyRow",
+    "KeysAnswer",
+    "MeterUsage",
+    "Problem",
+    "RotateRequest",
+    "UrlAnswer",
+    "UsageAnswer",
+    "WebhookAnswer",
+    "body_of",
+    "invoice_answer",
+    "key_row",
+    "usage_answer",
+]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CheckoutRequest(_Asked):
+    plan: str = Field(max_length=40, description="A plan's name")
+    email: str = Field(default="", description="Prefills Checkout. Never selects an account")
+    reference: str = Field(default="", description="The caller's own name for this buyer")
+
+
+class CheckoutAnswer(BaseModel):
+    id: str
+    url: str
+
+
+class ClaimRequest(_Asked):
+    session_id: str = Field(max_length=200)
+
+
+class KeyRequest(_Asked):
+    name: str = Field(default="", max_length=KEY_NAME_CHARACTERS_MAX)
+
+
+class RotateRequest(_Asked):
+    overlap_seconds: int = Field(default=OVERLAP_SECONDS, ge=0, le=OVERLAP_SECONDS_MAX)
+
+
+class KeyAnswer(BaseModel):
+    key: str = Field(description="The key in clear, shown this once")
+    id: str
+    account: str
+    plan: str | None = None
+
+
+class KeyRow(BaseModel):
+    id: str
+    name: str
+    prefix: str
+    last_four: str
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+    current: bool = Field(description="Whether this is the key that the request was made with")
+
+
+class KeysAnswer(BaseModel):
+    keys: list[KeyRow]
+
+
+class WebhookAnswer(BaseModel):
+    received: bool
+    stored: bool
+
+
+class UrlAnswer(BaseModel):
+    url: str
+
+
+class MeterUsage(BaseModel):
+    meter: str
+    quantity: int
+    calls: int
+    unit_amount: str | None = Field(description="Exact, in minor units")
+    amount: int = Field(description="Cost so far, in minor units")
+    limit: int | None = None
+
+
+class UsageAnswer(BaseModel):
+    account: str
+    plan: str
+    status: str
+    cancel_at_period_end: bool
+    period_start: int
+    period_end: int
+    currency: str
+    meters: list[MeterUsage]
+    total: int = Field(description="Cost so far, in minor units")
+    total_text: str
+
+
+class InvoiceLine(BaseModel):
+    description: str
+    quantity: int
+    amount: int
+
+
+class InvoiceAnswer(BaseModel):
+    id: str | None
+    currency: str
+    status: str
+    total: int = Field(description="In minor units")
+    amount_due: int
+    period_start: int
+    period_end: int
+    lines: list[InvoiceLine]
+
+
+class Problem(BaseModel):
+    """RFC 9457, with a stable code."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    pay_url: str | None = None
+    plans: list[str] | None = None
+
+
+def body_of(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """OpenAPI's description of a body that may come as JSON or as a form."""
+    schema = model.model_json_schema()
+    kinds = ("application/json", "application/x-www-form-urlencoded")
+    return {"requestBody": {"required": required, "content": {kind: {"schema": schema} for kind in kinds}}}
+
+
+def key_row(key: ApiKey, *, current: bool) -> KeyRow:
+    return KeyRow(
+        id=key.id,
+        name=key.name,
+        prefix=key.prefix,
+        last_four=key.last_four,
+        created_at=key.created_at,
+        expires_at=key.expires_at,
+        revoked_at=key.revoked_at,
+        current=current,
+    )
+
+
+def usage_answer(account: Account, report: UsageReport) -> UsageAnswer:
+    subscription = report.subscription
+    return UsageAnswer(
+        account=account.id,
+        plan=subscription.plan,
+        status=subscription.status,
+        cancel_at_period_end=subscription.cancel_at_period_end,
+        period_start=report.period.start,
+        period_end=report.period.end,
+        currency=report.currency,
+        meters=[
+            MeterUsage(
+                meter=m.meter,
+                quantity=m.quantity,
+                calls=m.calls,
+                unit_amount=f"{m.unit_amount:f}" if m.unit_amount is not None else None,
+                amount=m.amount,
+            )
+            for m in report.meters
+        ],
+        total=report.total,
+        total_text=format_minor(report.total, report.currency) if report.currency else "0",
+    )
+
+
+def invoice_answer(invoice: Invoice) -> InvoiceAnswer:
+    return InvoiceAnswer(
+        id=invoice.id,
+        currency=invoice.currency,
+        status=invoice.status,
+        total=invoice.total,
+        amount_due=invoice.amount_due,
+        period_start=invoice.period_start,
+        period_end=invoice.period_end,
+        lines=[InvoiceLine(description=d, quantity=q, amount=a) for d, q, a in invoice.lines],
+    )

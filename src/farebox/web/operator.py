@@ -1,0 +1,44 @@
+"""The operator's routes: liveness and readiness without details, metrics only with the operator's token."""
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from farebox.domain.keys import Secret
+from farebox.errors import OperatorOnly
+
+__all__ = ["Operator", "add_operator_routes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """`ready` says whether calls would be let in; without a `token` the metrics stay closed."""
+
+    ready: Callable[[], bool]
+    registry: CollectorRegistry
+    token: Secret | None
+
+
+def add_operator_routes(app: FastAPI, operator: Operator) -> None:
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        ready = operator.ready()
+        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics(request: Request) -> Response:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode("utf-8", "replace")
+        token = operator.token.reveal().encode() if operator.token is not None else None
+        if token is None or not hmac.compare_digest(given, token):
+            raise OperatorOnly("Metrics need `Authorization: Bearer` with the server's FAREBOX_ADMIN_TOKEN.")
+        body = await run_in_threadpool(generate_latest, operator.registry)
+        return Response(body, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,95 @@
+"""Pages for buyers: the plans, the claim, the key, and errors in words. No script but one small file of our own."""
+
+from importlib import resources
+from typing import Any, Final
+
+from fastapi import FastAPI
+from jinja2 import Environment, PackageLoader, select_autoescape
+from starlette.responses import HTMLResponse, Response
+
+from farebox.billing.claim import Claimed
+from farebox.domain.accounts import Checkout
+from farebox.domain.catalog import Catalog, format_minor
+from farebox.errors import FareboxError, NotFound
+
+__all__ = ["PAGE_HEADERS", "Pages"]
+
+PAGE_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    # No form-action: browsers apply it to redirects too, and checkout's form is sent on to Stripe.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_STATIC: Final = {"farebox.css": "text/css", "farebox.js": "text/javascript"}
+
+
+class Pages:
+    """Renders the buyer's pages for one catalog. Everything that comes from outside is escaped."""
+
+    def __init__(self, prefix: str, public_url: str, catalog: Catalog) -> None:
+        self._prefix = prefix
+        self._public_url = public_url
+        self._catalog = catalog
+        self._templates = Environment(
+            loader=PackageLoader("farebox.web"), autoescape=select_autoescape(default=True), trim_blocks=True
+        )
+
+    def mount(self, app: FastAPI) -> None:
+        """Serve the style and the script."""
+        files = {name: (resources.files("farebox.web") / "static" / name).read_text("utf-8") for name in _STATIC}
+
+        @app.get("/static/{name}", include_in_schema=False)
+        async def static(name: str) -> Response:
+            if name not in files:
+                raise NotFound("There is no such file.")
+            return Response(files[name], media_type=_STATIC[name], headers={"Cache-Control": "max-age=300"})
+
+    def plans(self) -> Response:
+        plans = [
+            {
+                "name": plan.name,
+                "title": plan.title,
+                "interval": plan.interval,
+                "prices": [
+                    (self._catalog.meters[price.meter].title, format_minor(price.unit_amount, price.currency))
+                    for price in plan.prices
+                ],
+            }
+            for plan in self._catalog.plans.values()
+        ]
+        return self._page("plans.html", plans=plans)
+
+    def claim(self, session_id: str, checkout: Checkout) -> Response:
+        return self._page(
+            "claim.html", session_id=session_id, plan=self._title(checkout.plan), again=checkout.claimed_at is not None
+        )
+
+    def key(self, claimed: Claimed) -> Response:
+        return self._page(
+            "key.html",
+            status=201,
+            key=claimed.key.reveal(),
+            plan=self._title(claimed.plan),
+            replaced=claimed.replaced,
+            try_url=self._public_url + self._first_priced_path(),
+            usage_url=f"{self._public_url}{self._prefix}/usage",
+        )
+
+    def problem(self, error: FareboxError, headers: dict[str, str]) -> Response:
+        return self._page("problem.html", status=error.status, extra=headers, error=error)
+
+    def _title(self, plan: str) -> str:
+        return self._catalog.plans[plan].title if plan in self._catalog.plans else plan
+
+    def _first_priced_path(self) -> str:
+        priced = (r.path for r in self._catalog.routes if r.meter is not None and r.method in ("GET", "*"))
+        return next((path for path in priced if "{" not in path and "*" not in path), "/")
+
+    def _page(self, name: str, *, status: int = 200, extra: dict[str, str] | None = None, **values: Any) -> Response:
+        text = self._templates.get_template(name).render(prefix=self._prefix, **values)
+        return HTMLResponse(text, status, {**(extra or {}), **PAGE_HEADERS})

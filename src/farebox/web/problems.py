@@ -1,0 +1,53 @@
+"""Errors as answers: RFC 9457 problem documents, and nothing in them that is not public."""
+
+from typing import Any, Final
+
+from starlette.responses import JSONResponse, Response
+
+from farebox.errors import (
+    FareboxError,
+    ProviderThrottled,
+    ProviderUnavailable,
+    StoreError,
+    TooManyRequests,
+)
+
+__all__ = ["RETRY_AFTER_SECONDS", "problem_document", "problem_headers", "problem_response"]
+
+RETRY_AFTER_SECONDS: Final = 2
+
+
+def problem_document(error: FareboxError, *, pay_url: str | None = None) -> dict[str, Any]:
+    """The document. `pay_url` is told only where paying helps."""
+    document: dict[str, Any] = {
+        "type": f"urn:farebox:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+    }
+    if error.status == 402 and pay_url is not None:
+        document["pay_url"] = pay_url
+    return document
+
+
+def problem_headers(error: FareboxError) -> dict[str, str]:
+    headers = {"Cache-Control": "no-store"}
+    if error.status == 401:
+        reason = ' error="invalid_token",' if error.code != "key_missing" else ""
+        headers["WWW-Authenticate"] = f'Bearer realm="farebox",{reason} charset="UTF-8"'
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    elif isinstance(error, (StoreError, ProviderUnavailable, ProviderThrottled)):
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return headers
+
+
+def problem_response(error: FareboxError, *, pay_url: str | None = None) -> Response:
+    """The error as an ASGI answer."""
+    return JSONResponse(
+        problem_document(error, pay_url=pay_url),
+        error.status,
+        problem_headers(error),
+        media_type="application/problem+json",
+    )

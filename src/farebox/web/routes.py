@@ -1,0 +1,331 @@
+"""Farebox's own routes: checkout, webhook, claim, keys, usage, invoices, portal. Thin: parse, call a room, answer.
+
+Blocking work runs on threads. Links are made from the public URL only, never from the Host header.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import structlog
+from fastapi import Depends, FastAPI, Request, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from farebox.billing.checkout import begin_checkout
+from farebox.billing.claim import look_at_claim, take_claim
+from farebox.billing.inbox import Receipt
+from farebox.billing.invoices import portal_url, upcoming_invoice, usage_report
+from farebox.billing.keys import create_key, revoke_key, rotate_key
+from farebox.domain.access import Facts
+from farebox.domain.catalog import Catalog
+from farebox.domain.keys import Pepper
+from farebox.errors import (
+    FareboxError,
+    InputInvalid,
+    NotFound,
+    PlanUnknown,
+    RequestRefused,
+)
+from farebox.ports import Clock, Entropy, Provider, Store
+from farebox.web import models
+from farebox.web.limits import BODY_BYTES_MAX, WEBHOOK_BODY_BYTES_MAX, RateLimit, bounded_body
+from farebox.web.operator import Operator, add_operator_routes
+from farebox.web.pages import Pages
+from farebox.web.problems import problem_document, problem_headers, problem_response
+
+__all__ = ["Billing", "create_routes"]
+
+_log = structlog.get_logger("farebox.routes")
+_FORM = "application/x-www-form-urlencoded"
+_Asked = TypeVar("_Asked", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Billing:
+    """What the routes work with. `identify` gives the facts of the request's key or raises; `receive` takes a webhook."""
+
+    store: Store
+    provider: Provider
+    clock: Clock
+    entropy: Entropy
+    catalog: Catalog
+    peppers: Sequence[Pepper]
+    live: bool
+    prefix: str
+    public_url: str
+    grace_seconds: int
+    identify: Callable[[Request], Awaitable[Facts]]
+    receive: Callable[[bytes, str], Receipt]
+    operator: Operator
+
+    @property
+    def base_url(self) -> str:
+        return self.public_url + self.prefix
+
+    @property
+    def plans_url(self) -> str:
+        return self.base_url + "/"
+
+
+def create_routes(billing: Billing) -> FastAPI:
+    """The application that serves everything under the prefix."""
+    app = FastAPI(
+        title="Farebox billing",
+        summary="Subscribe, claim a key, see usage and invoices.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        responses={"default": {"description": "A problem document", "model": models.Problem}},
+    )
+    pages = Pages(billing.prefix, billing.public_url, billing.catalog)
+    limit = RateLimit(billing.clock)
+    _add_error_handlers(app, billing, pages)
+    _add_purchase(app, billing, pages, limit)
+    _add_webhook(app, billing)
+    _add_account(app, billing)
+    _add_keys(app, billing)
+    add_operator_routes(app, billing.operator)
+    pages.mount(app)
+    return app
+
+
+def _add_error_handlers(app: FastAPI, billing: Billing, pages: Pages) -> None:
+    async def on_error(request: Request, error: Exception) -> Response:
+        if not isinstance(error, FareboxError):
+            _log.exception("route_broken", path=request.url.path, exc_info=error)
+            error = FareboxError()
+        elif error.internal:
+            _log.warning("route_refused", path=request.url.path, code=error.code, reason=error.internal)
+        if _wants_page(request):
+            return pages.problem(error, problem_headers(error))
+        document = problem_document(error, pay_url=billing.plans_url)
+        if isinstance(error, PlanUnknown):
+            document["plans"] = sorted(billing.catalog.plans)
+        return JSONResponse(document, error.status, problem_headers(error), media_type="application/problem+json")
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return await on_error(request, _invalid(list(error.errors())))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            return problem_response(_MethodNotAllowed("This path takes other methods."))
+        return await on_error(request, NotFound("There is nothing at this path."))
+
+    app.add_exception_handler(FareboxError, on_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Exception, on_error)
+
+
+class _MethodNotAllowed(RequestRefused):
+    code = "method_not_allowed"
+    status = 405
+    title = "This method is not allowed here"
+
+
+def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit) -> None:
+    @app.get("/", include_in_schema=False)
+    async def plans() -> Response:
+        return pages.plans()
+
+    @app.post("/checkout", openapi_extra=models.body_of(models.CheckoutRequest), response_model=models.CheckoutAnswer)
+    async def checkout(request: Request) -> Response:
+        """Begin a purchase. A form post is sent on to Stripe with 303; a valid key attaches to its own account."""
+        _refuse_cross_site(request)
+        limit.take(_address(request))
+        asked = await _body(request, models.CheckoutRequest)
+        account = (await billing.identify(request)).account if _has_key(request) else None
+        session = await run_in_threadpool(
+            begin_checkout,
+            billing.store,
+            billing.provider,
+            billing.clock,
+            billing.entropy,
+            billing.catalog,
+            plan_name=asked.plan,
+            email=asked.email,
+            reference=asked.reference,
+            account=account,
+            claim_url=billing.base_url + "/claim",
+            plans_url=billing.plans_url,
+        )
+        if _is_form(request):
+            return RedirectResponse(session.url, 303)
+        return JSONResponse({"id": session.id, "url": session.url}, 201)
+
+    @app.get("/claim", include_in_schema=False)
+    async def claim_page(request: Request, session_id: str = "") -> Response:
+        limit.take(_address(request))
+        checkout = await run_in_threadpool(look_at_claim, billing.store, billing.provider, billing.clock, session_id)
+        return pages.claim(session_id, checkout)
+
+    @app.post("/claim", openapi_extra=models.body_of(models.ClaimRequest), response_model=models.KeyAnswer)
+    async def claim(request: Request) -> Response:
+        """Take the purchase's key. It is shown this once."""
+        _refuse_cross_site(request)
+        limit.take(_address(request))
+        asked = await _body(request, models.ClaimRequest)
+        taken = await run_in_threadpool(
+            take_claim,
+            billing.store,
+            billing.provider,
+            billing.clock,
+            billing.entropy,
+            billing.peppers,
+            live=billing.live,
+            session_id=asked.session_id,
+        )
+        if _wants_page(request):
+            return pages.key(taken)
+        body = {"key": taken.key.reveal(), "id": taken.key_id, "account": taken.account_id, "plan": taken.plan}
+        return JSONResponse(body, 201, {"Cache-Control": "no-store"})
+
+
+def _add_webhook(app: FastAPI, billing: Billing) -> None:
+    @app.post("/webhook", response_model=models.WebhookAnswer)
+    async def webhook(request: Request) -> Response:
+        """Stripe's events. Verified over the raw body, stored once, answered at once; worked off later."""
+        body = await bounded_body(request, WEBHOOK_BODY_BYTES_MAX)
+        signature = request.headers.get("stripe-signature", "")
+        receipt = await run_in_threadpool(billing.receive, body, signature)
+        return JSONResponse({"received": True, "stored": receipt.stored})
+
+
+def _add_account(app: FastAPI, billing: Billing) -> None:
+    identified = _identified(billing)
+
+    @app.get("/usage")
+    async def usage(facts: Facts = identified) -> models.UsageAnswer:
+        """What this account has used in the current period and what it costs so far, from the ledger."""
+        report = await run_in_threadpool(
+            usage_report, billing.store, billing.clock, facts.account, billing.grace_seconds
+        )
+        return models.usage_answer(facts.account, report)
+
+    @app.get("/invoices/upcoming")
+    async def upcoming(facts: Facts = identified) -> models.InvoiceAnswer:
+        """Stripe's preview of the next invoice."""
+        invoice = await run_in_threadpool(
+            upcoming_invoice, billing.store, billing.provider, billing.clock, facts.account, billing.grace_seconds
+        )
+        return models.invoice_answer(invoice)
+
+    @app.post("/portal")
+    async def portal(facts: Facts = identified) -> models.UrlAnswer:
+        """A link to Stripe's billing portal: card, invoices, cancel at the period's end."""
+        url = await run_in_threadpool(portal_url, billing.provider, facts.account, return_url=billing.plans_url)
+        return models.UrlAnswer(url=url)
+
+
+def _add_keys(app: FastAPI, billing: Billing) -> None:
+    identified = _identified(billing)
+
+    @app.get("/keys")
+    async def keys(facts: Facts = identified) -> models.KeysAnswer:
+        """The account's keys: never the keys themselves, only how to recognise them."""
+        found = await run_in_threadpool(billing.store.keys, facts.account.id)
+        return models.KeysAnswer(keys=[models.key_row(key, current=key.id == facts.key.id) for key in found])
+
+    @app.post("/keys", status_code=201, openapi_extra=models.body_of(models.KeyRequest, required=False))
+    async def create(request: Request, facts: Facts = identified) -> models.KeyAnswer:
+        """A further key. It is shown this once."""
+        asked = await _body(request, models.KeyRequest)
+        secret, row = await run_in_threadpool(
+            create_key,
+            billing.store,
+            billing.clock,
+            billing.entropy,
+            billing.peppers,
+            live=billing.live,
+            account_id=facts.account.id,
+            name=asked.name,
+        )
+        return models.KeyAnswer(key=secret.reveal(), id=row.id, account=facts.account.id)
+
+    @app.post("/keys/{id}/rotate", status_code=201, openapi_extra=models.body_of(models.RotateRequest, required=False))
+    async def rotate(id: str, request: Request, facts: Facts = identified) -> models.KeyAnswer:
+        """A new key in the place of an old one, which works on for the overlap."""
+        asked = await _body(request, models.RotateRequest)
+        secret, row = await run_in_threadpool(
+            rotate_key,
+            billing.store,
+            billing.clock,
+            billing.entropy,
+            billing.peppers,
+            live=billing.live,
+            account_id=facts.account.id,
+            key_id=id,
+            overlap_seconds=asked.overlap_seconds,
+        )
+        return models.KeyAnswer(key=secret.reveal(), id=row.id, account=facts.account.id)
+
+    @app.delete("/keys/{id}", status_code=204)
+    async def revoke(id: str, facts: Facts = identified) -> None:
+        """End a key at once."""
+        await run_in_threadpool(revoke_key, billing.store, billing.clock, account_id=facts.account.id, key_id=id)
+
+
+def _identified(billing: Billing) -> Any:
+    """A dependency that gives the facts of the request's key, whatever its subscription."""
+    bearer, header = HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False)
+
+    async def facts(request: Request, _a: Any = Security(bearer), _b: Any = Security(header)) -> Facts:
+        return await billing.identify(request)
+
+    return Depends(facts)
+
+
+async def _body(request: Request, model: type[_Asked]) -> _Asked:
+    """The body as JSON or as a form, checked. An empty body is an empty object; InputInvalid says what is wrong."""
+    raw = await bounded_body(request, BODY_BYTES_MAX)
+    try:
+        if _is_form(request):
+            found: Any = dict(parse_qsl(raw.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
+        else:
+            found = json.loads(raw) if raw.strip() else {}
+    except (ValueError, RecursionError):
+        raise InputInvalid("The body is neither JSON nor a form.") from None
+    if not isinstance(found, dict):
+        raise InputInvalid("The body must be a JSON object.")
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        raise _invalid(list(error.errors())) from None
+
+
+def _invalid(faults: list[Any]) -> InputInvalid:
+    said = [f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in faults[:5]]
+    return InputInvalid("; ".join(said) + ".")
+
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower() == _FORM
+
+
+def _wants_page(request: Request) -> bool:
+    """A browser that posts a form or asks for HTML before JSON gets pages."""
+    accept = request.headers.get("accept", "")
+    return "text/html" in accept and not accept.startswith("application/json")
+
+
+def _has_key(request: Request) -> bool:
+    return "x-api-key" in request.headers or request.headers.get("authorization", "").lower().startswith("bearer fb_")
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
+def _refuse_cross_site(request: Request) -> None:
+    """A form on another site must not spend a buyer's click. Browsers say where a request comes from; others may not."""
+    if _is_form(request) and request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise InputInvalid("This form was sent from another site. Open this page directly and try again.")
