@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-from farebox.domain.access import Facts, Grant, Refusal, decide
+from farebox.domain.access import Facts, Grant, Refusal, decide, identify
 from farebox.domain.keys import Pepper, digest, is_well_formed
 from farebox.errors import FactsStale, KeyInvalid, StoreError
 from farebox.ports import Clock, Store
@@ -72,6 +72,10 @@ class Gate:
     def decide(self, facts: Facts) -> Grant | Refusal:
         """Whether the facts allow a paid call now."""
         return decide(facts, self._clock.now_at(), self._grace_seconds)
+
+    def refusal_of_key(self, facts: Facts) -> Refusal | None:
+        """Why the key itself is refused now, or None."""
+        return identify(facts, self._clock.now_at())
 
     def poll(self) -> None:
         """Read the feed and drop what it names. Raises StoreError; staleness counts from the last success."""

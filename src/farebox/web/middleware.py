@@ -51,6 +51,14 @@ class Edge:
             facts = await asyncio.get_running_loop().run_in_executor(self.readers, self.gate.fill, digests)
         return facts
 
+    async def identify_holder(self, scope: Mapping[str, Any]) -> Facts:
+        """The facts of a key that works, whatever its subscription: for a buyer's own pages."""
+        facts = await self.identify(scope)
+        refusal = self.gate.refusal_of_key(facts)
+        if refusal is not None:
+            raise refusal
+        return facts
+
     async def admit(self, scope: Mapping[str, Any]) -> Grant:
         """Leave to make a paid call, or the refusal raised."""
         decision = self.gate.decide(await self.identify(scope))

@@ -1,0 +1,66 @@
+"""What the operator sees on /metrics: read from the running parts when asked, never kept twice."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from farebox.errors import StoreError
+
+if TYPE_CHECKING:
+    from farebox.app import Runtime
+
+__all__ = ["registry_of"]
+
+
+def registry_of(runtime: "Runtime") -> CollectorRegistry:
+    """A registry of its own, so that it meets no metric of the seller's."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures(runtime))
+    return registry
+
+
+class _Figures(Collector):
+    def __init__(self, runtime: "Runtime") -> None:
+        self._runtime = runtime
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        recorder, reporter = self._runtime.recorder, self._runtime.reporter
+        yield CounterMetricFamily("farebox_calls", "Charges committed since the start", recorder.committed_calls)
+        yield CounterMetricFamily("farebox_commits", "Ledger commits since the start", recorder.committed_batches)
+        yield GaugeMetricFamily("farebox_store_healthy", "1 while usage can be recorded", int(recorder.healthy))
+        yield GaugeMetricFamily(
+            "farebox_reporter_halted", "1 while nothing is reported", int(reporter.halted is not None)
+        )
+        outcomes = CounterMetricFamily("farebox_meter_event_attempts", "Attempts by outcome", labels=["outcome"])
+        for kind, count in reporter.counts.outcomes.items():
+            outcomes.add_metric([kind.value], count)
+        yield outcomes
+        try:
+            yield from self._ledger()
+        except StoreError:
+            return
+
+    def _ledger(self) -> Iterator[Metric]:
+        adapters = self._runtime.adapters
+        summary = adapters.store.report_summary()
+        events = GaugeMetricFamily("farebox_meter_events", "Meter events by state", labels=["state"])
+        units = GaugeMetricFamily("farebox_meter_event_units", "Units in meter events by state", labels=["state"])
+        for state in summary.counts:
+            events.add_metric([state.value], summary.counts[state])
+            units.add_metric([state.value], summary.quantities[state])
+        yield events
+        yield units
+        yield GaugeMetricFamily("farebox_unsealed_units", "Units not in a meter event yet", summary.unsealed_quantity)
+        oldest = summary.oldest_open_at
+        age = adapters.clock.now_at() - oldest if oldest is not None else 0
+        yield GaugeMetricFamily("farebox_oldest_unreported_seconds", "Age of the oldest open meter event", age)
+        yield GaugeMetricFamily(
+            "farebox_inbox_waiting", "Webhook events not worked off", adapters.store.inbox_waiting()
+        )
