@@ -231,13 +231,15 @@ class ProviderAccount:
 
 @dataclass(frozen=True, slots=True)
 class StoredMeter:
-    """A meter as the provider has it."""
+    """A meter as the provider has it. The keys name where it looks in an event for the customer and the value."""
 
     id: str
     event_name: str
     display_name: str
     formula: str
     active: bool
+    customer_key: str = "stripe_customer_id"
+    value_key: str = "value"
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,11 +91,18 @@ def _meter_change(meter: Meter, found: StoredMeter | None, provider: Provider, m
             f"Stripe's meter {found.id} for {meter.event_name!r} aggregates by {found.formula}, and Farebox needs sum. "
             f"Set another meters.{meter.name}.event_name."
         )
+    if (found.customer_key, found.value_key) != ("stripe_customer_id", "value"):
+        raise ConfigError(
+            f"Stripe's meter {found.id} for {meter.event_name!r} reads {found.customer_key!r} and {found.value_key!r}, "
+            f"and Farebox sends 'stripe_customer_id' and 'value'. Set another meters.{meter.name}.event_name."
+        )
     made.meters[meter.name] = found.id
     if not found.active:
 
         def reactivate() -> str:
             provider.reactivate_meter(found.id)
+            if found.display_name != meter.title:
+                provider.rename_meter(found.id, meter.title)
             return f"{found.id} reactivated"
 
         return Change("update", "meter", meter.name, "reactivate", reactivate)

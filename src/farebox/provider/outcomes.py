@@ -1,22 +1,30 @@
 """Stripe's answers as ours: every error of the SDK becomes one ProviderError, every meter event's answer one Outcome."""
 
-from typing import Any
+from typing import Any, Final
 
+import httpx
 import stripe
 
 from farebox.domain.reports import Outcome, OutcomeKind
 from farebox.errors import ProviderError, ProviderForbidden, ProviderRejected, ProviderThrottled, ProviderUnavailable
 
-__all__ = ["outcome_of", "provider_error"]
+__all__ = ["RETRY_AFTER_SECONDS_MAX", "outcome_of", "provider_error"]
 
-_DUPLICATE_TEXT = "already exists with identifier"
-_DUPLICATE_CODE = "duplicate_meter_event"
+RETRY_AFTER_SECONDS_MAX: Final = 3_600
+_DUPLICATE_TEXT: Final = "already exists with identifier"
+_DUPLICATE_CODE: Final = "duplicate_meter_event"
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 def outcome_of(error: stripe.StripeError) -> Outcome:
-    """What a failed meter event means (ledger.md L8). A duplicate identifier is a 400 without a code, and means delivered."""
+    """What a failed meter event means (ledger.md L8). A duplicate identifier is a 400 without a code, and means delivered.
+
+    Without a connection nothing was sent, so a network that is down for days leaves nothing in doubt.
+    """
     status = error.http_status
     message = _message(error)
+    if isinstance(error.__cause__, _NOT_SENT):
+        return Outcome(OutcomeKind.THROTTLED, message)
     if status is None:
         return Outcome(OutcomeKind.UNKNOWN, message)
     if status in (401, 403):
@@ -25,6 +33,8 @@ def outcome_of(error: stripe.StripeError) -> Outcome:
         return Outcome(OutcomeKind.THROTTLED, message, retry_after_seconds=_retry_after(error))
     if status >= 500:
         return Outcome(OutcomeKind.UNKNOWN, message, stored_failure=True)
+    if error.error is None:  # not Stripe's words: a proxy's page, or an answer cut short
+        return Outcome(OutcomeKind.UNKNOWN, message)
     if _code(error) == _DUPLICATE_CODE or _DUPLICATE_TEXT in message:
         return Outcome(OutcomeKind.DUPLICATE, message)
     return Outcome(OutcomeKind.REJECTED, message)
@@ -39,6 +49,8 @@ def provider_error(error: stripe.StripeError) -> ProviderError:
         return ProviderForbidden(internal=words)
     if status in (409, 429):
         return ProviderThrottled(internal=words)
+    if error.error is None:
+        return ProviderUnavailable(internal=words)
     return ProviderRejected(internal=words)
 
 
@@ -47,10 +59,10 @@ def _message(error: stripe.StripeError) -> str:
 
 
 def _code(error: stripe.StripeError) -> str | None:
-    inner: Any = error.error
-    return getattr(inner, "code", None) if inner is not None else error.code
+    return getattr(error.error, "code", None)
 
 
 def _retry_after(error: stripe.StripeError) -> int:
-    value = (error.headers or {}).get("Retry-After") or (error.headers or {}).get("retry-after") or ""
-    return int(value) if str(value).isascii() and str(value).isdecimal() and len(str(value)) < 6 else 0
+    headers: dict[str, Any] = {name.lower(): value for name, value in (error.headers or {}).items()}
+    value = str(headers.get("retry-after", ""))
+    return min(int(value), RETRY_AFTER_SECONDS_MAX) if value.isascii() and value.isdecimal() and len(value) < 12 else 0

@@ -6,6 +6,7 @@ Retries reads and catalog calls itself; a meter event is tried once a call, beca
 import hashlib
 import hmac
 import json
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, cast
@@ -19,7 +20,7 @@ from farebox.domain.catalog import Meter, Plan, Price
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, InboxEvent
 from farebox.domain.keys import Secret
 from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind
-from farebox.errors import ProviderError, ProviderRejected, SignatureInvalid
+from farebox.errors import ConfigError, ProviderError, ProviderRejected, SignatureInvalid
 from farebox.ports import (
     CheckoutSession,
     Endpoint,
@@ -65,19 +66,22 @@ class StripeProvider:
         api_base: str | None = None,
         transport: Transport | None = None,
     ) -> None:
-        timeout = httpx.Timeout(READ_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
-        client = (
-            stripe.HTTPXClient(timeout=timeout, allow_sync_methods=True) if transport is None else _InProcess(transport)
-        )
+        if not all(secret.reveal().strip() for secret in webhook_secrets):
+            raise ConfigError("A webhook secret is empty: anybody could sign with it.")
+        self._pool = _pool(direct=api_base is not None)
         bases = {"api": api_base, "meter_events": api_base} if api_base is not None else None
         self._client = stripe.StripeClient(
             secret_key.reveal(),
             base_addresses=cast(Any, bases),
             max_network_retries=READ_RETRIES_MAX,
-            http_client=client,
+            http_client=_HttpClient(transport or _over(self._pool)),
         )
         self._webhook_secrets = tuple(webhook_secrets)
         self._live = secret_key.reveal()[3:7] == "live"
+
+    def close(self) -> None:
+        """Give the connections back. Nothing may be asked afterwards."""
+        self._pool.close()
 
     @property
     def _api(self) -> Any:
@@ -221,11 +225,13 @@ class StripeProvider:
             return translate.checkout_of(self._api.checkout.sessions.create(params=params).to_dict())
 
     def checkout(self, session_id: str) -> CheckoutSession | None:
-        try:
-            with _asking("checkout"):
+        with _asking("checkout"):
+            try:
                 return translate.checkout_of(self._api.checkout.sessions.retrieve(session_id).to_dict())
-        except ProviderRejected:
-            return None
+            except stripe.InvalidRequestError as error:
+                if error.http_status == 404:
+                    return None
+                raise
 
     def expire_checkout(self, session_id: str) -> None:
         try:
@@ -238,8 +244,13 @@ class StripeProvider:
     def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
         params = {"customer": customer_id, "status": "all", "limit": 100}
         with _asking("subscriptions"):
-            found = [translate.subscription_of(s) for s in _all(self._api.subscriptions.list(params=params))]
-        return tuple(s for s in found if s is not None)
+            found = list(_all(self._api.subscriptions.list(params=params)))
+            for one in found:
+                if one["items"].get("has_more"):  # Stripe shows the first few of a list within another
+                    listed = self._api.subscription_items.list(params={"subscription": one["id"], "limit": 100})
+                    one["items"]["data"] = list(_all(listed))
+        ours = (translate.subscription_of(one) for one in found)
+        return tuple(s for s in ours if s is not None)
 
     def preview_invoice(self, subscription_id: str) -> Invoice:
         with _asking("preview_invoice"):
@@ -296,10 +307,10 @@ class StripeProvider:
             raise SignatureInvalid("The body is signed, but it is not an event.") from error
 
 
-class _InProcess(stripe.HTTPClient):
-    """The SDK's way out without a network: hands each request to a function."""
+class _HttpClient(stripe.HTTPClient):
+    """The SDK's way out: hands each request to a function."""
 
-    name = "in-process"
+    name = "farebox"
 
     def __init__(self, transport: Transport) -> None:
         super().__init__()
@@ -313,6 +324,27 @@ class _InProcess(stripe.HTTPClient):
 
     def close(self) -> None:
         pass
+
+
+def _pool(*, direct: bool) -> httpx.Client:
+    """One pool of connections for all threads. `direct` ignores the environment's proxies, which cannot see loopback."""
+    return httpx.Client(
+        timeout=httpx.Timeout(READ_SECONDS_MAX, connect=CONNECT_SECONDS_MAX),
+        trust_env=not direct,
+        verify=ssl.create_default_context(cafile=stripe.ca_bundle_path),
+    )
+
+
+def _over(pool: httpx.Client) -> Transport:
+    def send(method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[bytes, int, Mapping[str, str]]:
+        try:
+            answer = pool.request(method, url, headers=headers, content=body)
+        except httpx.HTTPError as error:
+            words = f"{type(error).__name__}: {error}"
+            raise stripe.APIConnectionError(words, should_retry=True) from error  # type: ignore[no-untyped-call]
+        return answer.content, answer.status_code, answer.headers
+
+    return send
 
 
 @contextmanager

@@ -37,12 +37,15 @@ def meter_of(found: dict[str, Any]) -> StoredMeter:
         display_name=found["display_name"],
         formula=found["default_aggregation"]["formula"],
         active=found["status"] == "active",
+        customer_key=found["customer_mapping"]["event_payload_key"],
+        value_key=found["value_settings"]["event_payload_key"],
     )
 
 
 def price_of(found: dict[str, Any]) -> StoredPrice:
-    """A price with its product expanded."""
+    """A price with its product expanded. One that does not bill plainly by the unit is none that we may sell."""
     product, recurring = found["product"], found.get("recurring") or {}
+    plain = recurring.get("interval_count") == 1 and found["billing_scheme"] == "per_unit"
     return StoredPrice(
         id=found["id"],
         lookup_key=found["lookup_key"],
@@ -52,7 +55,7 @@ def price_of(found: dict[str, Any]) -> StoredPrice:
         interval=recurring.get("interval", ""),
         unit_amount=Decimal(found["unit_amount_decimal"] or 0),
         meter_id=recurring.get("meter"),
-        active=found["active"],
+        active=found["active"] and plain and not found["transform_quantity"],
     )
 
 
@@ -61,6 +64,7 @@ def subscription_of(found: dict[str, Any]) -> Subscription | None:
     items = tuple(_item(item) for item in found["items"]["data"] if METER in (item["price"]["metadata"] or {}))
     if not items:
         return None
+    period_end, cancel_at = max(item.period.end for item in items), found.get("cancel_at")
     plans = [item["price"]["metadata"].get(PLAN, "") for item in found["items"]["data"]]
     return Subscription(
         id=found["id"],
@@ -69,7 +73,8 @@ def subscription_of(found: dict[str, Any]) -> Subscription | None:
         status=found["status"],
         created_at=found["created"],
         items=items,
-        cancel_at_period_end=found["cancel_at_period_end"],
+        # In flexible mode the portal may set the date alone.
+        cancel_at_period_end=found["cancel_at_period_end"] or (cancel_at is not None and cancel_at <= period_end),
         collection_paused=found["pause_collection"] is not None,
     )
 
