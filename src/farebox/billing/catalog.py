@@ -142,7 +142,8 @@ def _price_change(price: Price, plan: Plan, found: StoredPrice | None, provider:
     shown = f"{format_minor(price.unit_amount, price.currency)} per unit of {price.meter}, each {plan.interval}"
     wanted = (price.currency, plan.interval, price.unit_amount, made.meters.get(price.meter))
     if found is not None and found.active:
-        if wanted == (found.currency, found.interval, found.unit_amount, found.meter_id):
+        stored = (found.currency, found.interval, found.unit_amount, found.meter_id)
+        if stored == wanted:
             return Change("unchanged", "price", price.lookup_key, f"{found.id}, {shown}")
 
     def create() -> str:

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import stripe
 
 from farebox.domain.keys import Secret
 from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind
@@ -101,7 +102,7 @@ def error(message: str, **more: str) -> dict[str, Any]:
     return {"error": {"type": "invalid_request_error", "message": message, **more}}
 
 
-ACCEPTED = (200, {}, {"object": "billing.meter_event", "identifier": EVENT.identifier})
+ACCEPTED: Any = (200, {}, {"object": "billing.meter_event", "identifier": EVENT.identifier})
 
 
 def test_an_accepted_event_is_delivered(script: Script, provider: StripeProvider) -> None:
@@ -218,7 +219,7 @@ def test_each_refusal_is_one_error(
     raised: type[ProviderError],
 ) -> None:
     """Every other call raises the error of the tree, with Stripe's words for the operator and never in the public detail."""
-    monkeypatch.setattr(adapter.stripe.HTTPClient, "INITIAL_DELAY", 0)
+    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0)
     script.answers = [answer]
     with pytest.raises(raised) as caught:
         provider.preview_invoice("sub_1")
@@ -266,7 +267,7 @@ def test_no_connection_leaves_nothing_in_doubt() -> None:
 
 def test_reads_are_tried_again(script: Script, provider: StripeProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read survives a 500 and a reset without the caller's doing; a write is tried again under the same Idempotency-Key."""
-    monkeypatch.setattr(adapter.stripe.HTTPClient, "INITIAL_DELAY", 0)
+    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0)
     script.answers = [(500, {}, error("Oops")), "reset", (200, {}, {"id": "acct_1", "object": "account"})]
     assert provider.account().id == "acct_1"
     script.requests.clear()
