@@ -87,6 +87,9 @@ HOME = """<!doctype html>
 app = FastAPI(title="The fire API", lifespan=lifespan)
 app.include_router(router)
 app.add_middleware(
-    CORSMiddleware, allow_origins=["https://fire.example"], allow_methods=["GET"], allow_headers=["authorization", "x-api-key"]
+    CORSMiddleware,
+    allow_origins=["https://fire.example"],
+    allow_methods=["GET"],
+    allow_headers=["authorization", "x-api-key"],
 )
 farebox.protect(app)

@@ -88,9 +88,10 @@ def system_clock(settings: Settings) -> SystemClock:
     if settings.stripe_api_base is None:
         return SystemClock()
     url = f"{settings.stripe_api_base}/_sandbox/clock"
+    client = httpx.Client(timeout=_OFFSET_SECONDS_MAX, trust_env=False)
 
     def read_offset() -> int:
-        answer = httpx.get(url, timeout=_OFFSET_SECONDS_MAX, trust_env=False)
+        answer = client.get(url)
         return int(answer.json()["offset_seconds"]) if answer.status_code in (200, 202) else 0
 
     clock = FollowingClock(read_offset)

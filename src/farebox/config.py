@@ -24,6 +24,7 @@ __all__ = [
     "FAREBOX_SECRET_CHARACTERS_MIN",
     "WEBHOOK_SECRET_CHARACTERS_MIN",
     "Settings",
+    "child_environment",
     "load_settings",
 ]
 
@@ -148,6 +149,12 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
             None,
         ),
     )
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment for a child, with Farebox's and Stripe's variables replaced by `changes`."""
+    kept = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
+    return {**kept, **changes}
 
 
 def _environment() -> dict[str, str]:

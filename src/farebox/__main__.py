@@ -1,0 +1,7 @@
+"""`python -m farebox`."""
+
+from farebox.cli import main
+
+__all__: list[str] = []
+
+main()
