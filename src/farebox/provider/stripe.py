@@ -20,7 +20,7 @@ from farebox.domain.catalog import Meter, Plan, Price
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, InboxEvent
 from farebox.domain.keys import Secret
 from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind
-from farebox.errors import ConfigError, ProviderError, ProviderRejected, SignatureInvalid
+from farebox.errors import ConfigError, NotFound, ProviderError, ProviderRejected, SignatureInvalid
 from farebox.ports import (
     CheckoutSession,
     Endpoint,
@@ -68,20 +68,21 @@ class StripeProvider:
     ) -> None:
         if not all(secret.reveal().strip() for secret in webhook_secrets):
             raise ConfigError("A webhook secret is empty: anybody could sign with it.")
-        self._pool = _pool(direct=api_base is not None)
+        self._pool = _pool(direct=api_base is not None) if transport is None else None
         bases = {"api": api_base, "meter_events": api_base} if api_base is not None else None
         self._client = stripe.StripeClient(
             secret_key.reveal(),
             base_addresses=cast(Any, bases),
             max_network_retries=READ_RETRIES_MAX,
-            http_client=_HttpClient(transport or _over(self._pool)),
+            http_client=_HttpClient(_over(self._pool) if self._pool is not None else cast(Transport, transport)),
         )
         self._webhook_secrets = tuple(webhook_secrets)
         self._live = secret_key.reveal()[3:7] == "live"
 
     def close(self) -> None:
         """Give the connections back. Nothing may be asked afterwards."""
-        self._pool.close()
+        if self._pool is not None:
+            self._pool.close()
 
     @property
     def _api(self) -> Any:
@@ -254,7 +255,12 @@ class StripeProvider:
 
     def preview_invoice(self, subscription_id: str) -> Invoice:
         with _asking("preview_invoice"):
-            made = self._api.invoices.create_preview(params={"subscription": subscription_id})
+            try:
+                made = self._api.invoices.create_preview(params={"subscription": subscription_id})
+            except stripe.InvalidRequestError as error:
+                if error.code == "invoice_upcoming_none":
+                    raise NotFound("There is no upcoming invoice: the subscription has ended.") from error
+                raise
             return translate.invoice_of(made.to_dict())
 
     def invoices(self, customer_id: str, *, limit: int) -> list[Invoice]:

@@ -29,7 +29,7 @@ PROVIDER = StripeProvider(Secret("sk_test_unit_signature"), [Secret(NEW), Secret
 
 
 def signed(body: bytes = BODY, secret: str = NEW, at: int = NOW) -> str:
-    return stripe.WebhookSignature.generate_signature_header(body.decode(), secret, timestamp=at)
+    return str(stripe.WebhookSignature.generate_signature_header(body.decode(), secret, timestamp=at))
 
 
 def test_a_signed_event_is_a_hint() -> None:
