@@ -53,7 +53,9 @@ class Database:
         path = self.path
         if path is not None:
             _prepare_file(path)
-        engine = sa.create_engine(self._url, **({"poolclass": StaticPool} if self._memory else {}))
+        # One connection for all threads in memory; `_alone` lets them use it one after another.
+        shared: dict[str, Any] = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+        engine = sa.create_engine(self._url, **(shared if self._memory else {}))
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _on_begin)
         try:

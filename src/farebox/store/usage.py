@@ -56,7 +56,7 @@ class UsageTables:
         )
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        lines = [row._tuple() for row in rows]
+        lines = [tuple(row) for row in rows]
         if by_operation:
             return [UsageLine(r[0], int(r[3]), int(r[4]), r[5], operation=r[1], key_id=r[2]) for r in lines]
         return [UsageLine(r[0], int(r[1]), int(r[2]), r[3]) for r in lines]
