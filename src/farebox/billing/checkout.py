@@ -4,6 +4,7 @@ from typing import Final
 
 import structlog
 
+from farebox.billing.inbox import refresh_account
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Checkout
 from farebox.domain.catalog import Catalog, Plan
 from farebox.errors import AlreadySubscribed, InputInvalid, PlanUnknown, ProviderRejected
@@ -37,11 +38,12 @@ def begin_checkout(
     """
     plan = chosen_plan(catalog, plan_name)
     _check_texts(email, reference)
+    price_ids = _price_ids(provider, plan)  # first, so that a plan that cannot be bought leaves nothing behind
     if account is None:
         account = Account("acct_" + entropy.token(), clock.now_at(), email, reference)
         store.add_account(account)
     else:
-        _refuse_second_subscription(store, provider, account)
+        _refuse_second_subscription(store, provider, clock, account)
     if account.customer_id is None:
         customer_id = provider.create_customer(account)
         store.set_customer(account.id, customer_id)
@@ -49,7 +51,7 @@ def begin_checkout(
     session = provider.create_checkout(
         account,
         plan,
-        _price_ids(provider, plan),
+        price_ids,
         success_url=claim_url + "?session_id={CHECKOUT_SESSION_ID}",
         cancel_url=plans_url,
     )
@@ -65,9 +67,9 @@ def chosen_plan(catalog: Catalog, name: str) -> Plan:
     return plan
 
 
-def _refuse_second_subscription(store: Store, provider: Provider, account: Account) -> None:
-    """Two subscriptions of one customer to one meter would bill each call twice."""
-    if any(s.status not in TERMINAL_STATUSES for s in store.subscriptions(account.id)):
+def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, account: Account) -> None:
+    """Two subscriptions of one customer to one meter would bill each call twice. Stripe is asked: its webhook may be late."""
+    if any(s.status not in TERMINAL_STATUSES for s in refresh_account(store, provider, clock, account)):
         raise AlreadySubscribed("This account already has a subscription. Change its card or cancel it in the portal.")
     for checkout in store.open_checkouts(account.id):
         provider.expire_checkout(checkout.session_id)
