@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -44,6 +44,7 @@ __all__ = [
     "SWEEP_MILLISECONDS",
     "Adapters",
     "Runtime",
+    "Transport",
     "open_provider",
     "open_store",
     "system_clock",
@@ -61,6 +62,8 @@ RECORD_ID_CHARACTERS_MAX: Final = 200
 _OFFSET_SECONDS_MAX: Final = 2
 
 _log = structlog.get_logger("farebox")
+
+Transport = Callable[[str, str, Mapping[str, str], bytes], tuple[bytes, int, Mapping[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +107,16 @@ def open_store(settings: Settings, clock: Clock, entropy: Entropy) -> SqlStore:
     return SqlStore(make_url(settings.database_url).render_as_string(hide_password=False), clock, entropy)
 
 
-def open_provider(settings: Settings) -> Provider:
-    """Stripe. The SDK is loaded here and not before, since that takes a second."""
+def open_provider(settings: Settings, transport: Transport | None = None) -> Provider:
+    """Stripe, over the network or through `transport`. The SDK is loaded here and not before: that takes a second."""
     from farebox.provider.stripe import StripeProvider
 
-    return StripeProvider(settings.require_stripe(), settings.stripe_webhook_secrets, api_base=settings.stripe_api_base)
+    return StripeProvider(
+        settings.require_stripe(),
+        settings.stripe_webhook_secrets,
+        api_base=settings.stripe_api_base,
+        transport=transport,
+    )
 
 
 class Runtime:
@@ -269,11 +277,12 @@ class Runtime:
             public_url=public_url,
             grace_seconds=settings.past_due_grace_seconds,
             identify=identify,
-            receive=self._receive,
+            receive=self.receive,
             operator=Operator(self._ready, registry_of(self), settings.admin_token),
         )
 
-    def _receive(self, body: bytes, signature: str) -> Receipt:
+    def receive(self, body: bytes, signature: str) -> Receipt:
+        """Take in a webhook: verify, store once, wake who works it off."""
         adapters = self.adapters
         receipt = receive(adapters.provider, adapters.store, adapters.clock, body, signature, live=self.settings.live)
         if receipt.period_ended:

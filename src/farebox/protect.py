@@ -40,6 +40,17 @@ class Farebox:
         self._runtime: Runtime | None = None
         self._priced_meters: set[str] = set()
 
+    def override(self, settings: Settings, adapters: Adapters) -> None:
+        """Use these at the next start instead of reading the configuration: for tests (see `farebox.testing`)."""
+        if self._runtime is not None:
+            raise ConfigError("Farebox is running. Override it before the application starts.")
+        self._settings, self._adapters = settings, adapters
+
+    @property
+    def runtime(self) -> Runtime:
+        """What runs between start and stop. NotStarted otherwise."""
+        return self._running()
+
     def protect(self, app: Starlette) -> None:
         """Put the paid call inside the application's own middleware, and Farebox into its lifespan and OpenAPI.
 

@@ -6,6 +6,7 @@ from typing import Final
 from farebox.sandbox import catalog, checkout, customers, invoices, meters, portal, subscriptions, webhooks
 from farebox.sandbox.clock import SandboxClock
 from farebox.sandbox.core import Context, SandboxCore
+from farebox.sandbox.errors import missing_object
 from farebox.sandbox.ids import Ids
 from farebox.sandbox.invoices import HOLD_SECONDS_MAX
 from farebox.sandbox.state import State, StripeObject
@@ -56,6 +57,18 @@ class Sandbox(SandboxCore):
                         self._instant = None
             following = [self._next(state) for state in self.accounts.values()]
             self._quiet_until = min((h[0] for h in following if h is not None), default=target + _LOOK_AGAIN_SECONDS)
+
+    def pay(self, session_id: str, *, number: str, expiry: str, cvc: str, email: str = "") -> str:
+        """What the hosted page's button does. Returns where the buyer goes next; StripeError for a refused card."""
+        with self.lock:
+            self.tick()
+            self.reschedule()
+            state = next((s for s in self.accounts.values() if session_id in s.objects["checkout.session"]), None)
+            if state is None:
+                raise missing_object("checkout.session", session_id)
+            session = state.objects["checkout.session"][session_id]
+            checkout.pay(self.context(state), session, email=email, number=number, expiry=expiry, cvc=cvc)
+            return checkout.success_url(session)
 
     def next_draft_at(self, until: int) -> int | None:
         """When the next billing period ends before `until`: where a move of time may pause."""
