@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from tests.shop import Shop, open_shop
 
 from farebox.billing.checkout import EMAIL_CHARACTERS_MAX, REFERENCE_CHARACTERS_MAX, begin_checkout
 from farebox.domain.accounts import Account
 from farebox.errors import AlreadySubscribed, InputInvalid, PlanUnknown, ProviderRejected, ProviderUnavailable
 from farebox.ports import CheckoutSession
-from tests.shop import Shop, open_shop
 
 
 def begin(
@@ -98,7 +98,7 @@ def test_texts_are_bounded_and_plain(shop: Shop, email: str, reference: str) -> 
 
 
 def test_price_not_published(tmp_path: Path) -> None:
-    """Before `farebox push` the buyer is told that it cannot be bought, the operator what to run; nothing is left behind."""
+    """Before `farebox push` the buyer hears that it cannot be bought, the operator what to run, and nothing is left."""
     with open_shop(tmp_path, push=False) as shop:
         with pytest.raises(ProviderRejected) as refusal:
             begin(shop)
