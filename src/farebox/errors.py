@@ -78,7 +78,10 @@ __all__ = [
 
 
 class FareboxError(Exception):
-    """Root of the tree. `code` is stable, `status` is HTTP, `title` is the same for every instance, `detail` is public."""
+    """Root of the tree.
+
+    `code` is stable, `status` is HTTP, `title` is the same for every instance, `detail` is public.
+    """
 
     code: ClassVar[str] = "farebox_error"
     status: ClassVar[int] = 500

@@ -167,7 +167,7 @@ class _Lifespan:
 
 
 class _Answer:
-    """The seller's answer on its way out: its start waits until the call is durable, and a lost store makes it a 503."""
+    """The seller's answer on its way out: its start waits until the call is durable; a lost store makes it a 503."""
 
     __slots__ = ("_call", "_edge", "_receive", "_refused", "_scope", "_send", "started")
 

@@ -36,7 +36,8 @@ def add_operator_routes(app: FastAPI, operator: Operator) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics(request: Request) -> Response:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode("utf-8", "replace")
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        given = text.strip().encode("utf-8", "replace") if scheme.lower() == "bearer" else b""
         token = operator.token.reveal().encode() if operator.token is not None else None
         if token is None or not hmac.compare_digest(given, token):
             raise OperatorOnly("Metrics need `Authorization: Bearer` with the server's FAREBOX_ADMIN_TOKEN.")

@@ -25,6 +25,9 @@ PAGE_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_PASSING: Final = frozenset(
+    {"claim_unpaid", "provider_unavailable", "provider_throttled", "store_unavailable", "too_many_requests"}
+)
 _STATIC: Final = {"farebox.css": "text/css", "farebox.js": "text/javascript"}
 
 
@@ -80,8 +83,10 @@ class Pages:
             usage_url=f"{self._public_url}{self._prefix}/usage",
         )
 
-    def problem(self, error: FareboxError, headers: dict[str, str]) -> Response:
-        return self._page("problem.html", status=error.status, extra=headers, error=error)
+    def problem(self, error: FareboxError, headers: dict[str, str], *, again: bool) -> Response:
+        """The error in words. `again` says that opening the same address once more may help."""
+        again = again and error.code in _PASSING
+        return self._page("problem.html", status=error.status, extra=headers, error=error, again=again)
 
     def _title(self, plan: str) -> str:
         return self._catalog.plans[plan].title if plan in self._catalog.plans else plan

@@ -4,9 +4,10 @@ Blocking work runs on threads. Links are made from the public URL only, never fr
 """
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import structlog
@@ -38,7 +39,7 @@ from farebox.web import models
 from farebox.web.limits import BODY_BYTES_MAX, WEBHOOK_BODY_BYTES_MAX, RateLimit, bounded_body
 from farebox.web.operator import Operator, add_operator_routes
 from farebox.web.pages import Pages
-from farebox.web.problems import problem_document, problem_headers, problem_response
+from farebox.web.problems import problem_document, problem_headers
 
 __all__ = ["Billing", "create_routes"]
 
@@ -49,7 +50,7 @@ _Asked = TypeVar("_Asked", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Billing:
-    """What the routes work with. `identify` gives the facts of the request's key or raises; `receive` takes a webhook."""
+    """What the routes work with. `identify` gives the facts of a request's key or raises; `receive` takes a webhook."""
 
     store: Store
     provider: Provider
@@ -82,6 +83,8 @@ def create_routes(billing: Billing) -> FastAPI:
         version="1",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # Starlette's redirect is made from the Host header
+        default_response_class=_PrivateJSON,
         responses={"default": {"description": "A problem document", "model": models.Problem}},
     )
     pages = Pages(billing.prefix, billing.public_url, billing.catalog)
@@ -97,33 +100,46 @@ def create_routes(billing: Billing) -> FastAPI:
 
 
 def _add_error_handlers(app: FastAPI, billing: Billing, pages: Pages) -> None:
-    async def on_error(request: Request, error: Exception) -> Response:
+    def answer(request: Request, error: Exception, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
         if not isinstance(error, FareboxError):
             _log.exception("route_broken", path=request.url.path, exc_info=error)
             error = FareboxError()
         elif error.internal:
             _log.warning("route_refused", path=request.url.path, code=error.code, reason=error.internal)
         if _wants_page(request):
-            return pages.problem(error, problem_headers(error))
+            again = request.url.path.endswith("/claim")
+            return pages.problem(error, {**problem_headers(error), **headers}, again=again)
         document = problem_document(error, pay_url=billing.plans_url)
         if isinstance(error, PlanUnknown):
             document["plans"] = sorted(billing.catalog.plans)
-        return JSONResponse(document, error.status, problem_headers(error), media_type="application/problem+json")
+        answer_headers = {**problem_headers(error), **headers}
+        return JSONResponse(document, error.status, answer_headers, media_type="application/problem+json")
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        return answer(request, error)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return await on_error(request, _invalid(list(error.errors())))
+        return answer(request, _invalid(list(cast(RequestValidationError, error).errors())))
 
     async def on_http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        if error.status_code == 405:
-            return problem_response(_MethodNotAllowed("This path takes other methods."))
-        return await on_error(request, NotFound("There is nothing at this path."))
+        refusal = cast(HTTPException, error)
+        if refusal.status_code == 405:
+            return answer(request, _MethodNotAllowed("This path takes other methods."), refusal.headers or {})
+        if request.url.path.endswith(billing.prefix):
+            return RedirectResponse(billing.plans_url, 307)
+        return answer(request, NotFound("There is nothing at this path."))
 
     app.add_exception_handler(FareboxError, on_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Exception, on_error)
+
+
+class _PrivateJSON(JSONResponse):
+    """What a key opens is kept by no cache on the way."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        super().init_headers({"Cache-Control": "no-store", **(headers or {})})
 
 
 class _MethodNotAllowed(RequestRefused):
@@ -160,7 +176,7 @@ def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit
         )
         if _is_form(request):
             return RedirectResponse(session.url, 303)
-        return JSONResponse({"id": session.id, "url": session.url}, 201)
+        return _PrivateJSON({"id": session.id, "url": session.url}, 201)
 
     @app.get("/claim", include_in_schema=False)
     async def claim_page(request: Request, session_id: str = "") -> Response:
@@ -187,7 +203,7 @@ def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit
         if _wants_page(request):
             return pages.key(taken)
         body = {"key": taken.key.reveal(), "id": taken.key_id, "account": taken.account_id, "plan": taken.plan}
-        return JSONResponse(body, 201, {"Cache-Control": "no-store"})
+        return _PrivateJSON(body, 201)
 
 
 def _add_webhook(app: FastAPI, billing: Billing) -> None:
@@ -276,9 +292,10 @@ def _add_keys(app: FastAPI, billing: Billing) -> None:
 
 def _identified(billing: Billing) -> Any:
     """A dependency that gives the facts of the request's key, whatever its subscription."""
-    bearer, header = HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False)
+    bearer: Any = Security(HTTPBearer(auto_error=False))
+    header: Any = Security(APIKeyHeader(name="X-API-Key", auto_error=False))
 
-    async def facts(request: Request, _a: Any = Security(bearer), _b: Any = Security(header)) -> Facts:
+    async def facts(request: Request, _bearer: Any = bearer, _header: Any = header) -> Facts:
         return await billing.identify(request)
 
     return Depends(facts)
@@ -308,7 +325,15 @@ def _invalid(faults: list[Any]) -> InputInvalid:
 
 
 def _is_form(request: Request) -> bool:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower() == _FORM
+    return _content_type(request) == _FORM
+
+
+def _is_json(request: Request) -> bool:
+    return _content_type(request) == "application/json"
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
 def _wants_page(request: Request) -> bool:
@@ -326,6 +351,9 @@ def _address(request: Request) -> str:
 
 
 def _refuse_cross_site(request: Request) -> None:
-    """A form on another site must not spend a buyer's click. Browsers say where a request comes from; others may not."""
-    if _is_form(request) and request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    """A form on another site must not spend a buyer's click. Browsers say where a request comes from; others may not.
+
+    JSON is let through: a form cannot send it, and a script of another site needs the seller's leave (CORS).
+    """
+    if not _is_json(request) and request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise InputInvalid("This form was sent from another site. Open this page directly and try again.")
