@@ -1,8 +1,10 @@
-"""`make bench`: requests per second of a protected endpoint over the same app unprotected, and the CPU that a call costs.
+"""`make bench`: requests per second of a protected endpoint over the same app unprotected, and the CPU that a call
+costs.
 
-FastAPI on uvicorn with one worker, 32 connections, durable before delivered (SQLite, synchronous=FULL). The two sides take
-turns, so that a machine whose speed drifts slows both. The load comes from a bundled client on asyncio streams (it is not
-wrk, and shares the machine with the server): the ratio is what counts. The last line of stdout is one JSON object.
+FastAPI on uvicorn with one worker, 32 connections, durable before delivered (SQLite, synchronous=FULL). The two sides
+take turns, so that a machine whose speed drifts slows both. The load comes from a bundled client on asyncio streams
+(it is not wrk, and shares the machine with the server): the ratio is what counts. The last line of stdout is one JSON
+object.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from farebox.config import load_settings
 
 HOST = "127.0.0.1"
 BARE_PORT, PAID_PORT, STRIPE_PORT = 8901, 8902, 8903
+ADMIN_TOKEN = "bench-" * 8
 CONFIG = """
 [meters.calls]
 title = "API calls"
@@ -58,10 +61,18 @@ def main() -> None:
             }
             for _ in range(arguments.rounds + 1)
         ][1:]  # the first warms both up
-    report(rounds, arguments)
+        calls_per_commit = metric("farebox_calls_total") / metric("farebox_commits_total")
+    report(rounds, arguments, calls_per_commit)
 
 
-def report(rounds: list[dict[str, dict[str, float]]], arguments: argparse.Namespace) -> None:
+def metric(name: str) -> float:
+    """A figure from the protected server's own /metrics."""
+    headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    text = httpx.get(f"http://{HOST}:{PAID_PORT}/billing/metrics", headers=headers, trust_env=False).text
+    return float(next(line.split()[1] for line in text.splitlines() if line.startswith(name + " ")))
+
+
+def report(rounds: list[dict[str, dict[str, float]]], arguments: argparse.Namespace, calls_per_commit: float) -> None:
     ratios = [r["paid"]["rate"] / r["bare"]["rate"] for r in rounds]
     figures: dict[str, Any] = {"rounds": arguments.rounds, "connections": arguments.connections}
     for side in ("bare", "paid"):
@@ -70,6 +81,7 @@ def report(rounds: list[dict[str, dict[str, float]]], arguments: argparse.Namesp
     figures["added_cpu_us"] = round(statistics.median(r["paid"]["cpu_us"] - r["bare"]["cpu_us"] for r in rounds), 1)
     figures["paid_over_bare"] = round(statistics.median(ratios), 3)
     figures["paid_over_bare_min"], figures["paid_over_bare_max"] = round(min(ratios), 3), round(max(ratios), 3)
+    figures["calls_per_commit"] = round(calls_per_commit, 1)
     print(f"{'':6}{'requests/s':>12}{'CPU µs a call':>16}", file=sys.stderr)
     for side in ("bare", "paid"):
         print(f"{side:6}{figures[f'{side}_rate']:>12}{figures[f'{side}_cpu_us']:>16}", file=sys.stderr)
@@ -87,6 +99,7 @@ def start(stack: ExitStack, folder: Path) -> tuple[dict[str, subprocess.Popen[by
         "FAREBOX_PUBLIC_URL": f"http://{HOST}:{PAID_PORT}",
         "FAREBOX_SECRET": "bench-" * 8,
         "FAREBOX_DATABASE_URL": f"sqlite:///{folder}/bench.db",
+        "FAREBOX_ADMIN_TOKEN": ADMIN_TOKEN,
         "FAREBOX_CONFIG": str(config),
     }
     stack.enter_context(process(["-m", "farebox", "sandbox", "--port", str(STRIPE_PORT)], {}))
