@@ -17,6 +17,15 @@ __all__ = ["UsageTables", "key_was_used"]
 
 _LIVE = "live"
 _CLOSED = "closed"
+_NEXT_NUMBER = (
+    sa.update(t.writers)
+    .where(
+        t.writers.c.id == sa.bindparam("writer"),
+        t.writers.c.batch == sa.bindparam("before"),
+        t.writers.c.state == _LIVE,
+    )
+    .values(batch=sa.bindparam("number"), nonce=sa.bindparam("made"))
+)
 
 
 class UsageTables:
@@ -72,7 +81,6 @@ def key_was_used(connection: Connection, key_id: str) -> bool:
 
 def _take_number(connection: Connection, batch: Batch) -> bool:
     """Move the writer to this number; False when it is not the next one. A writer's first number registers it."""
-    w = t.writers.c
     if batch.number == 1:
         inserted = connection.execute(
             upsert(connection, t.writers)
@@ -80,12 +88,8 @@ def _take_number(connection: Connection, batch: Batch) -> bool:
             .on_conflict_do_nothing()
         )
         return bool(inserted.rowcount == 1)
-    moved = connection.execute(
-        sa.update(t.writers)
-        .where(w.id == batch.writer, w.batch == batch.number - 1, w.state == _LIVE)
-        .values(batch=batch.number, nonce=batch.nonce)
-    )
-    return moved.rowcount == 1
+    wanted = {"writer": batch.writer, "before": batch.number - 1, "number": batch.number, "made": batch.nonce}
+    return connection.execute(_NEXT_NUMBER, wanted).rowcount == 1
 
 
 def _row(connection: Connection, writer: str) -> tuple[int, str, str] | None:
