@@ -75,7 +75,8 @@ HOME = """<!doctype html>
 <style>
   :root { color-scheme: light dark; font: 18px/1.6 system-ui, sans-serif }
   body { max-width: 34rem; margin: 12vh auto; padding: 0 1.25rem }
-  a.button { display: inline-block; padding: .6rem 1.2rem; border-radius: .5rem; background: #c2410c; color: #fff; text-decoration: none }
+  a.button { display: inline-block; padding: .6rem 1.2rem; border-radius: .5rem; background: #c2410c; color: #fff;
+             text-decoration: none }
   code { background: #8882; padding: .1em .35em; border-radius: .25em }
 </style>
 <h1>🔥 The fire API</h1>

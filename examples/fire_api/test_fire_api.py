@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from farebox.testing import Kit
 from fire_api.app import app, farebox
 

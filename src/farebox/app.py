@@ -158,7 +158,10 @@ class Runtime:
         )
 
     async def start(self, *, unpriced: Sequence[str] = ()) -> None:
-        """Open the ledger, check that it is ours, read the feed, start the loops. A FareboxError is a refusal to start."""
+        """Open the ledger, check that it is ours, read the feed, start the loops.
+
+        A FareboxError is a refusal to start.
+        """
         _log_through_logging()
         await asyncio.get_running_loop().run_in_executor(self._readers, self._open)
         for path in unpriced:
@@ -233,8 +236,8 @@ class Runtime:
         missing = sum(count for pepper_id, count in in_use.items() if pepper_id not in known)
         if missing:
             raise StoreUnusable(
-                f"{missing} live keys were made with a secret that is no longer in FAREBOX_SECRET and would stop working. "
-                "Put it back behind the newer one, separated by a comma."
+                f"{missing} live keys were made with a secret that is no longer in FAREBOX_SECRET and would stop "
+                "working. Put it back behind the newer one, separated by a comma."
             )
 
     def _finish(self) -> None:

@@ -108,7 +108,7 @@ class Settings:
 _HINTS: Final = {
     "STRIPE_SECRET_KEY": "a secret or restricted key from Stripe's dashboard",
     "STRIPE_WEBHOOK_SECRET": "the whsec_ secret printed by `farebox push --webhook` or `stripe listen`",
-    "FAREBOX_SECRET": f"at least {FAREBOX_SECRET_CHARACTERS_MIN} random characters, for example from `openssl rand -hex 32`",
+    "FAREBOX_SECRET": f"at least {FAREBOX_SECRET_CHARACTERS_MIN} random characters, as `openssl rand -hex 32` gives",
     "FAREBOX_PUBLIC_URL": "where buyers reach this API, for example https://api.example.com",
 }
 
@@ -118,8 +118,9 @@ def _missing(name: str) -> str:
 
 
 def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path | None = None) -> Settings:
-    """Read and check farebox.toml and the environment (the process's own, with a .env file in the working folder beneath
-    it, unless `environ` is given). Raises ConfigError."""
+    """Read and check farebox.toml and the environment (the process's own, with a .env file in the working folder
+    beneath it, unless `environ` is given). Raises ConfigError.
+    """
     source = dict(environ) if environ is not None else _environment()
     values = {name: source[name] for name in _VARIABLES if name in source}
     for name, value in values.items():

@@ -34,7 +34,10 @@ _say = Console(stderr=True, highlight=False)
 
 
 def run_demo(folder: Path, *, port: int, sandbox_port: int, smoke: bool) -> None:
-    """Start both, sell from a fresh ledger, and stop both at Ctrl-C or after the smoke journey. FareboxError in words."""
+    """Start both, sell from a fresh ledger, and stop both at Ctrl-C or after the smoke journey.
+
+    FareboxError in words.
+    """
     example = _example()
     stamina.instrumentation.set_on_retry_hooks([])  # waiting for something to come up is no news
     with ExitStack() as stack:

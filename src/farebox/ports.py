@@ -57,7 +57,10 @@ class Entropy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Who this database is. `provider_account` and `livemode` are bound at the first start and checked at each later one."""
+    """Who this database is.
+
+    `provider_account` and `livemode` are bound at the first start and checked at each later one.
+    """
 
     id: str
     created_at: int
@@ -86,7 +89,10 @@ class ReportSummary:
 
 
 class Store(Protocol):
-    """The ledger. Every method is one transaction. Raises StoreUnavailable when the outcome is unknown, else StoreError."""
+    """The ledger.
+
+    Every method is one transaction. Raises StoreUnavailable when the outcome is unknown, else StoreError.
+    """
 
     def open(self, *, migrate: bool = True) -> None:
         """Create or check the schema. StoreUnusable for a foreign, corrupted, newer or unwritable database."""
@@ -103,14 +109,16 @@ class Store(Protocol):
 
     # usage
     def commit_batch(self, batch: Batch) -> None:
-        """L1 and L2. Number 1 registers the writer. WriterFenced when the number is not the writer's next, unless it landed
-        already with this nonce (then it returns). RecordConflict when a record_id is known with another quantity; a
-        record_id known with the same values adds nothing."""
+        """L1 and L2. Number 1 registers the writer. WriterFenced when the number is not the writer's next, unless it
+        landed already with this nonce (then it returns). RecordConflict when a record_id is known with another
+        quantity; a record_id known with the same values adds nothing.
+        """
         ...
 
     def batch_landed(self, batch: Batch) -> bool:
         """After an unknown outcome: commit an empty batch of the same number and nonce-less; True when the batch had
-        landed, False when it had not and never can. WriterFenced for anything else. The number is used up either way."""
+        landed, False when it had not and never can. WriterFenced for anything else. The number is used up either way.
+        """
         ...
 
     def close_writer(self, writer: str) -> None: ...
@@ -130,12 +138,16 @@ class Store(Protocol):
     def add_key(self, key: ApiKey) -> None: ...
     def keys(self, account_id: str) -> list[ApiKey]: ...
     def end_key(self, account_id: str, key_id: str, *, at: int, expires_at: int | None = None) -> bool:
-        """Revoke now, or let expire at a time (never later than it already does). False when the account has no such live
-        key. A revocation is sticky. The change is in the feed."""
+        """Revoke now, or let expire at a time (never later than it already does). False when the account has no such
+        live key. A revocation is sticky. The change is in the feed.
+        """
         ...
 
     def rotate_key(self, old_key_id: str, new: ApiKey, *, expires_at: int) -> bool:
-        """Add `new` and let the old key of the same account expire, in one transaction. False when there is none live."""
+        """Add `new` and let the old key of the same account expire, in one transaction.
+
+        False when there is none live.
+        """
         ...
 
     def find_facts(self, digests: Sequence[str]) -> Facts | None:
@@ -173,8 +185,9 @@ class Store(Protocol):
         account_id: str | None = None,
         subscriptions: tuple[Subscription, ...] | None = None,
     ) -> bool:
-        """Apply the fetched subscriptions (None: leave them), mark exactly the work's events done and drop the lease, in one
-        transaction, if the fence still holds; False otherwise. Writes the feed when anything changed."""
+        """Apply the fetched subscriptions (None: leave them), mark exactly the work's events done and drop the lease,
+        in one transaction, if the fence still holds; False otherwise. Writes the feed when anything changed.
+        """
         ...
 
     def postpone_inbox(self, work: InboxWork, *, until: int, reason: str) -> None: ...
@@ -185,7 +198,10 @@ class Store(Protocol):
     def put_subscriptions(
         self, account_id: str, subscriptions: tuple[Subscription, ...], *, fence: int, at: int
     ) -> bool:
-        """Apply what was fetched under `fence`; False when a later fetch has begun. Writes the feed when anything changed."""
+        """Apply what was fetched under `fence`; False when a later fetch has begun.
+
+        Writes the feed when anything changed.
+        """
         ...
 
     def inbox_waiting(self) -> int: ...
@@ -194,13 +210,17 @@ class Store(Protocol):
     def seal(
         self, plan: Callable[[Unsealed], MeterEvent | None], *, now: int, before: int | None = None, hard: bool = False
     ) -> list[MeterEvent]:
-        """L5: read every unsealed bucket in one statement and insert what `plan` makes of each, in one transaction. Buckets
-        starting at or after `before` wait; an account and meter sealed within the last minute waits unless `hard`."""
+        """L5: read every unsealed bucket in one statement and insert what `plan` makes of each, in one transaction.
+        Buckets starting at or after `before` wait; an account and meter sealed within the last minute waits unless
+        `hard`.
+        """
         ...
 
     def take_meter_events(self, holder: str, *, now: int, lease_seconds: int, limit: int) -> list[MeterEvent]:
-        """Move due events to sending under a lease: at most one per customer and meter, and none for a customer and meter
-        or a cell that has one in flight. An event whose lease ran out comes again, counted as an unknown attempt."""
+        """Move due events to sending under a lease: at most one per customer and meter, and none for a customer and
+        meter or a cell that has one in flight. An event whose lease ran out comes again, counted as an unknown
+        attempt.
+        """
         ...
 
     def settle_meter_event(

@@ -3,7 +3,6 @@
 Reads nothing until the application's lifespan starts; refuses to start rather than serve with a mistake in it.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,18 @@ from farebox.domain.catalog import Route
 from farebox.domain.usage import checked_quantity
 from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted
 from farebox.web.calls import SCOPE_KEY, Call, current_call
+from farebox.web.collisions import AppRoute, collisions, unpriced
 from farebox.web.middleware import Edge, PaidCalls
 from farebox.web.openapi import add_key_to_openapi
-from farebox.web.collisions import AppRoute, collisions, unpriced
 
 __all__ = ["Farebox"]
 
 
 class Farebox:
-    """What a seller holds. `config` names farebox.toml; `settings` and `adapters` replace what would be read and built."""
+    """What a seller holds.
+
+    `config` names farebox.toml; `settings` and `adapters` replace what would be read and built.
+    """
 
     def __init__(
         self, config: str | Path | None = None, *, settings: Settings | None = None, adapters: Adapters | None = None
@@ -73,7 +75,10 @@ class Farebox:
         return call.grant.account
 
     def price(self, meter: str, quantity: int = 1) -> Any:
-        """What a route costs, in code: `dependencies=[farebox.price("calls", 5)]`. Replaces farebox.toml for that meter."""
+        """What a route costs, in code: `dependencies=[farebox.price("calls", 5)]`.
+
+        Replaces farebox.toml for that meter.
+        """
         checked_quantity(quantity, meter)
         self._priced_meters.add(meter)
 
@@ -116,7 +121,10 @@ class Farebox:
         self._settings, self._runtime = settings, runtime
 
     async def stop(self) -> None:
-        """Commit, seal and report what there is, within a bound, and close the ledger. Does nothing when not running."""
+        """Commit, seal and report what there is, within a bound, and close the ledger.
+
+        Does nothing when not running.
+        """
         runtime, self._runtime = self._runtime, None
         if runtime is not None:
             await runtime.stop()

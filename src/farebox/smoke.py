@@ -33,7 +33,10 @@ class _NotYet(Exception):
 
 
 def run_smoke(base: str, stripe: str, stripe_key: str, say: Console) -> None:
-    """Make the journey; the last line on stdout is its figures as JSON. SmokeFailed names the step that did not hold."""
+    """Make the journey; the last line on stdout is its figures as JSON.
+
+    SmokeFailed names the step that did not hold.
+    """
     clock = SystemClock()
     began_ms = clock.monotonic_ms()
     with httpx.Client(timeout=60, trust_env=False) as client:

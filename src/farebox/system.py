@@ -35,7 +35,10 @@ class SystemClock:
 
 
 class FollowingClock(SystemClock):
-    """A clock that follows a local Stripe's moved time. `read_offset` asks it; when it is away the last offset stays."""
+    """A clock that follows a local Stripe's moved time.
+
+    `read_offset` asks it; when it is away the last offset stays.
+    """
 
     def __init__(self, read_offset: Callable[[], int]) -> None:
         super().__init__()

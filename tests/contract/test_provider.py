@@ -132,7 +132,9 @@ def test_meters(town: Town) -> None:
 
 
 def test_products_and_prices(town: Town) -> None:
-    """A price is found by its lookup key with its product; a second one takes the key over; a product is found by its plan."""
+    """A price is found by its lookup key with its product; a second one takes the key over; a product is found by its
+    plan.
+    """
     meter = town.provider.create_meter(CALLS)
     assert town.provider.product_of_plan("payg") is None
     product = town.provider.create_product(PLAN)
@@ -176,7 +178,9 @@ def test_a_customer_is_made_once(town: Town) -> None:
 
 
 def test_checkout_until_paid(town: Town) -> None:
-    """A session sells the metered price to the customer, carries our names to the subscription, and says when it is paid."""
+    """A session sells the metered price to the customer, carries our names to the subscription, and says when it is
+    paid.
+    """
     account, session = town.open_checkout()
     assert (session.status, session.payment_status, session.customer_id) == ("open", "unpaid", account.customer_id)
     assert session.url.startswith(town.sandbox.base_url)
@@ -305,8 +309,9 @@ def test_webhook_endpoints(town: Town) -> None:
 
 
 def test_portal(town: Town) -> None:
-    """Our portal configuration cancels at the period's end only and switches no price, is mended when somebody changed it,
-    and is the one that sessions use."""
+    """Our portal configuration cancels at the period's end only and switches no price, is mended when somebody
+    changed it, and is the one that sessions use.
+    """
     assert town.provider.portal() is None
     town.provider._api.billing_portal.configurations.create(params={"features": {"invoice_history": {"enabled": True}}})
     made = town.provider.ensure_portal()

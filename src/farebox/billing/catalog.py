@@ -1,4 +1,7 @@
-"""`farebox push`: what farebox.toml sells, compared with what Stripe has, and made so. The second time changes nothing."""
+"""`farebox push`: what farebox.toml sells, compared with what Stripe has, and made so.
+
+The second time changes nothing.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

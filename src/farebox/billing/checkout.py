@@ -68,7 +68,10 @@ def chosen_plan(catalog: Catalog, name: str) -> Plan:
 
 
 def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, account: Account) -> None:
-    """Two subscriptions of one customer to one meter would bill each call twice. Webhooks may be late: Stripe is asked."""
+    """Two subscriptions of one customer to one meter would bill each call twice.
+
+    Webhooks may be late: Stripe is asked.
+    """
     if any(s.status not in TERMINAL_STATUSES for s in refresh_account(store, provider, clock, account)):
         raise AlreadySubscribed("This account already has a subscription. Change its card or cancel it in the portal.")
     for checkout in store.open_checkouts(account.id):

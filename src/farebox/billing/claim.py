@@ -1,4 +1,7 @@
-"""From a finished checkout to the key, shown once. Looking never mints; taking asks Stripe, so webhooks need not be first."""
+"""From a finished checkout to the key, shown once.
+
+Looking never mints; taking asks Stripe, so webhooks need not be first.
+"""
 
 import re
 from collections.abc import Sequence

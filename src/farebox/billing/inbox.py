@@ -47,7 +47,8 @@ class Receipt:
 def receive(provider: Provider, store: Store, clock: Clock, body: bytes, signature: str, *, live: bool) -> Receipt:
     """Verify the raw body and store the event once. SignatureInvalid; StoreError asks Stripe to deliver again.
 
-    Types that Farebox does not handle, and events of the other mode or of another account, are acknowledged and not stored.
+    Types that Farebox does not handle, and events of the other mode or of another account, are acknowledged and not
+    stored.
     """
     event = provider.verify_webhook(body, signature, now=clock.system_at())
     if event.livemode != live or event.connected_account is not None:
@@ -121,7 +122,10 @@ def refresh_account(store: Store, provider: Provider, clock: Clock, account: Acc
 
 
 def sweep(store: Store, provider: Provider, clock: Clock, after: str) -> str:
-    """Refetch the next few accounts' subscriptions, for webhooks that never came. Returns where to go on ("" at the end)."""
+    """Refetch the next few accounts' subscriptions, for webhooks that never came.
+
+    Returns where to go on ("" at the end).
+    """
     accounts = store.accounts(limit=SWEEP_ACCOUNTS_MAX, after=after)
     for account in accounts:
         try:

@@ -14,7 +14,10 @@ __all__ = ["MeterCost", "UsageReport", "portal_url", "upcoming_invoice", "usage_
 
 @dataclass(frozen=True, slots=True)
 class MeterCost:
-    """One meter in the current period. `unit_amount` exact and `amount` rounded, both in minor units; None without a price."""
+    """One meter in the current period.
+
+    `unit_amount` exact and `amount` rounded, both in minor units; None without a price.
+    """
 
     meter: str
     quantity: int

@@ -1,4 +1,7 @@
-"""Buyers and their subscriptions, and what a subscription's state means for access. Facts come from Stripe, refetched (L17)."""
+"""Buyers and their subscriptions, and what a subscription's state means for access.
+
+Facts come from Stripe, refetched (L17).
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -48,7 +51,10 @@ class SubscriptionItem:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscription as Stripe last described it. `status` is Stripe's own word; `status_since_at` is when we first saw it."""
+    """A subscription as Stripe last described it.
+
+    `status` is Stripe's own word; `status_since_at` is when we first saw it.
+    """
 
     id: str
     customer_id: str

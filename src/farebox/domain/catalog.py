@@ -17,8 +17,10 @@ __all__ = [
 ]
 
 UNIT_AMOUNT_DECIMALS_MAX: Final = 12  # of a minor unit, as Stripe takes them
-_ZERO_DECIMAL: Final = frozenset("bif clp djf gnf jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf".split())
-_THREE_DECIMAL: Final = frozenset("bhd jod kwd omr tnd".split())
+_ZERO_DECIMAL: Final = frozenset(
+    ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf"]
+)
+_THREE_DECIMAL: Final = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A rule for calls: `method` may be "*", `path` may end in "/**" and hold "{name}" segments. Public, or priced by meter."""
+    """A rule for calls: `method` may be "*", `path` may end in "/**" and hold "{name}" segments.
+
+    Public, or priced by meter.
+    """
 
     method: str
     path: str
@@ -83,7 +88,10 @@ def currency_decimals(currency: str) -> int:
 
 
 def minor_units(amount: str, currency: str) -> Decimal:
-    """Turn a decimal string in major units ("1.00") into exact minor units. ValueError with a reason when it is not one."""
+    """Turn a decimal string in major units ("1.00") into exact minor units.
+
+    ValueError with a reason when it is not one.
+    """
     try:
         value = Decimal(amount)
     except InvalidOperation:

@@ -1,4 +1,6 @@
-"""Meter events: frozen when sealed (L5), named for ever (L6), placed in a minute of their own (L7), and their life at Stripe (L8)."""
+"""Meter events: frozen when sealed (L5), named for ever (L6), placed in a minute of their own (L7), and their life at
+Stripe (L8).
+"""
 
 import hashlib
 from collections.abc import Iterable
@@ -128,7 +130,7 @@ def seal(ledger_id: str, unsealed: Unsealed, event_name: str, now: int) -> Meter
 
 
 def _timestamp(bucket_start: int, last_used_at: int, cells: Iterable[int]) -> int:
-    """The latest free minute not after the last use and still in the bucket; the last use's minute when none is free."""
+    """The latest free minute not after the last use and still in the bucket; its own when none is free."""
     used = frozenset(cells)
     first, last = bucket_start // CELL_SECONDS, last_used_at // CELL_SECONDS
     cell = next((c for c in range(last, first - 1, -1) if c not in used), last)

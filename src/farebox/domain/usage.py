@@ -1,4 +1,6 @@
-"""What was used: increments, hourly buckets split at period boundaries (L4), and quantities that are whole and not negative."""
+"""What was used: increments, hourly buckets split at period boundaries (L4), and quantities that are whole and not
+negative.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

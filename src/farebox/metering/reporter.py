@@ -1,6 +1,7 @@
 """Takes meter events to Stripe, each counted there at most once, whatever Stripe answers (L8, L9).
 
-The same identifier is sent until Stripe is known to have it; what cannot be known is parked for a person, never resent blindly.
+The same identifier is sent until Stripe is known to have it; what cannot be known is parked for a person, never
+resent blindly.
 """
 
 from collections.abc import Callable, Sequence

@@ -17,7 +17,10 @@ class Sealer:
         self._ledger_id: str | None = None
 
     def step(self, *, hard: bool = False) -> int:
-        """Seal once and return how many meter events that made. `hard` also seals what was sealed within the last minute."""
+        """Seal once and return how many meter events that made.
+
+        `hard` also seals what was sealed within the last minute.
+        """
         if self._ledger_id is None:
             self._ledger_id = self._store.ledger().id
         return len(self._store.seal(self._plan, now=self._clock.now_at(), hard=hard))

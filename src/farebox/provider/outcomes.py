@@ -1,4 +1,4 @@
-"""Stripe's answers as ours: every error of the SDK becomes one ProviderError, every meter event's answer one Outcome."""
+"""Stripe's answers as ours: every error of the SDK becomes one ProviderError, a meter event's answer one Outcome."""
 
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 def outcome_of(error: stripe.StripeError) -> Outcome:
-    """What a failed meter event means (ledger.md L8). A duplicate identifier is a 400 without a code, and means delivered.
+    """What a failed meter event means (ledger.md L8). A duplicate identifier is a 400 without a code, and means
+    delivered.
 
     Without a connection nothing was sent, so a network that is down for days leaves nothing in doubt.
     """

@@ -1,6 +1,7 @@
 """Stripe through its official SDK. Imported late, since the SDK takes a second to load.
 
-Retries reads and catalog calls itself; a meter event is tried once a call, because only the ledger may decide to try again.
+Retries reads and catalog calls itself; a meter event is tried once a call, because only the ledger may decide to try
+again.
 """
 
 import hashlib
@@ -56,7 +57,10 @@ _log = structlog.get_logger("farebox.stripe")
 
 
 class StripeProvider:
-    """The Provider. `api_base` points at a local Stripe; `transport` (method, url, headers, body) replaces the network."""
+    """The Provider.
+
+    `api_base` points at a local Stripe; `transport` (method, url, headers, body) replaces the network.
+    """
 
     def __init__(
         self,
@@ -333,7 +337,10 @@ class _HttpClient(stripe.HTTPClient):
 
 
 def _pool(*, direct: bool) -> httpx.Client:
-    """One pool of connections for all threads. `direct` ignores the environment's proxies, which cannot see loopback."""
+    """One pool of connections for all threads.
+
+    `direct` ignores the environment's proxies, which cannot see loopback.
+    """
     return httpx.Client(
         timeout=httpx.Timeout(READ_SECONDS_MAX, connect=CONNECT_SECONDS_MAX),
         trust_env=not direct,

@@ -1,6 +1,7 @@
 """Stripe's form encoding: `a[b][0][c]=d` to nested dicts and lists. Anything malformed is a Stripe-shaped 400."""
 
 import re
+from itertools import pairwise
 from typing import Final, Union
 from urllib.parse import unquote_to_bytes
 
@@ -53,7 +54,7 @@ def _put(root: dict[str, Form], name: str, value: str) -> None:
     if len(path) > DEPTH_MAX:
         raise invalid(f"The parameter {name[:80]!r} is nested too deeply.")
     here = root
-    for step, following in zip(path, path[1:], strict=False):
+    for step, following in pairwise(path):
         if step == "":
             step = _element(here, following)
         child = here.setdefault(step, {})

@@ -24,7 +24,7 @@ from farebox.sandbox.movement import Movement
 from farebox.sandbox.pages import page_routes
 from farebox.sandbox.sandbox import Sandbox
 
-__all__ = ["DELIVERY_SECONDS_MAX", "DELIVERY_PAUSE_MILLISECONDS", "create_app", "is_loopback", "serve"]
+__all__ = ["DELIVERY_PAUSE_MILLISECONDS", "DELIVERY_SECONDS_MAX", "create_app", "is_loopback", "serve"]
 
 DELIVERY_SECONDS_MAX: Final = 10
 DELIVERY_PAUSE_MILLISECONDS: Final = 50

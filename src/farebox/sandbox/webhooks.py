@@ -14,9 +14,9 @@ from farebox.sandbox.state import API_VERSION, State, StripeObject, visible
 
 __all__ = [
     "DELIVERIES_KEPT",
+    "RETRY_FOR_MILLISECONDS",
     "RETRY_MILLISECONDS_MAX",
     "ROUTES",
-    "RETRY_FOR_MILLISECONDS",
     "Send",
     "deliver_due",
     "pending_of",

@@ -1,4 +1,7 @@
-"""Accounts, keys, subscriptions, checkouts and claims in the ledger. Every change of an account's facts is announced."""
+"""Accounts, keys, subscriptions, checkouts and claims in the ledger.
+
+Every change of an account's facts is announced.
+"""
 
 import json
 from collections.abc import Sequence

@@ -34,7 +34,10 @@ _ADVICE: Final = "Name another file in FAREBOX_DATABASE_URL, or restore this one
 
 
 class Database:
-    """One database, opened and checked once. `read` and `write` are transactions; `write` takes the lock at its start."""
+    """One database, opened and checked once.
+
+    `read` and `write` are transactions; `write` takes the lock at its start.
+    """
 
     def __init__(self, url: str) -> None:
         self._url: URL = make_url(url)

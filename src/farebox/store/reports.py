@@ -155,8 +155,8 @@ class ReportTables:
             rows = connection.execute(by_state).all()
             total = int(connection.execute(used).scalar_one())
             oldest_open_at = connection.execute(oldest).scalar()
-        quantities = {state: 0 for state in ReportState} | {ReportState(r[0]): int(r[2]) for r in rows}
-        counts = {state: 0 for state in ReportState} | {ReportState(r[0]): int(r[1]) for r in rows}
+        quantities = dict.fromkeys(ReportState, 0) | {ReportState(r[0]): int(r[2]) for r in rows}
+        counts = dict.fromkeys(ReportState, 0) | {ReportState(r[0]): int(r[1]) for r in rows}
         return ReportSummary(total - sum(quantities.values()), quantities, counts, oldest_open_at)
 
 
@@ -164,7 +164,10 @@ _Bucket = tuple[str, str, int]
 
 
 def _due_buckets(connection: Connection, now: int, before: int | None, hard: bool) -> list[_Bucket]:
-    """Buckets with a hint, of accounts that Stripe knows. Sealed within the last interval: wait, unless the bucket is over."""
+    """Buckets with a hint, of accounts that Stripe knows.
+
+    Sealed within the last interval: wait, unless the bucket is over.
+    """
     u, a, m = t.usage.c, t.accounts.c, t.meter_events.c
     query = (
         sa.select(u.account_id, u.meter, u.bucket_start)

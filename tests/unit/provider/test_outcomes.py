@@ -106,7 +106,9 @@ ACCEPTED: Any = (200, {}, {"object": "billing.meter_event", "identifier": EVENT.
 
 
 def test_an_accepted_event_is_delivered(script: Script, provider: StripeProvider) -> None:
-    """A meter event carries its own identifier, time and Idempotency-Key, strings in the payload, and the pinned version."""
+    """A meter event carries its own identifier, time and Idempotency-Key, strings in the payload, and the pinned
+    version.
+    """
     script.answers = [ACCEPTED]
     assert provider.send_meter_event(EVENT) == Outcome(OutcomeKind.DELIVERED)
     path, headers, body = script.requests[0]
@@ -218,7 +220,9 @@ def test_each_refusal_is_one_error(
     _outcome: Outcome,
     raised: type[ProviderError],
 ) -> None:
-    """Every other call raises the error of the tree, with Stripe's words for the operator and never in the public detail."""
+    """Every other call raises the error of the tree, with Stripe's words for the operator and never in the public
+    detail.
+    """
     monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0)
     script.answers = [answer]
     with pytest.raises(raised) as caught:
@@ -239,7 +243,7 @@ def test_an_answer_that_is_not_stripes_parks_nothing(script: Script, provider: S
 
 
 def test_a_reset_is_unknown(script: Script, provider: StripeProvider) -> None:
-    """A connection that breaks after the request was sent leaves the outcome unknown, and is not tried again unasked."""
+    """A connection that breaks after the request was sent leaves the outcome unknown, and is not tried again."""
     script.answers = ["reset"]
     outcome = provider.send_meter_event(EVENT)
     assert (outcome.kind, outcome.stored_failure) == (OutcomeKind.UNKNOWN, False)
@@ -266,7 +270,9 @@ def test_no_connection_leaves_nothing_in_doubt() -> None:
 
 
 def test_reads_are_tried_again(script: Script, provider: StripeProvider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read survives a 500 and a reset without the caller's doing; a write is tried again under the same Idempotency-Key."""
+    """A read survives a 500 and a reset without the caller's doing; a write is tried again under the same
+    Idempotency-Key.
+    """
     monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0)
     script.answers = [(500, {}, error("Oops")), "reset", (200, {}, {"id": "acct_1", "object": "account"})]
     assert provider.account().id == "acct_1"
