@@ -264,6 +264,7 @@ class Runtime:
 
     def _billing(self, public_url: str) -> Billing:
         settings, adapters = self.settings, self.adapters
+        registry = registry_of(adapters.store, adapters.clock, self.recorder, self.reporter)
 
         async def identify(request: Request) -> Facts:
             return await self.edge.identify_holder(request.scope)
@@ -281,7 +282,7 @@ class Runtime:
             grace_seconds=settings.past_due_grace_seconds,
             identify=identify,
             receive=self.receive,
-            operator=Operator(self._ready, registry_of(self), settings.admin_token),
+            operator=Operator(self._ready, registry, settings.admin_token),
         )
 
     def receive(self, body: bytes, signature: str) -> Receipt:

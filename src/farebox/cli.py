@@ -1,18 +1,15 @@
 """The command line: thin. Parse, call a room, print. Errors are words on stderr and a non-zero exit, never a trace."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import uvicorn
-from rich.console import Console
-from rich.table import Table
 from starlette.applications import Starlette
 
 from farebox.app import open_provider, open_store, system_clock
@@ -32,19 +29,15 @@ from farebox.sandbox import serve as serve_sandbox
 from farebox.starter import STARTER_CONFIG
 from farebox.store.sql import SqlStore
 from farebox.system import SystemEntropy
+from farebox.terminal import ERR, OUT, moment, print_error, print_findings, print_json, print_key, print_rows
 
 __all__ = ["ACCOUNTS_SHOWN_MAX", "app", "main"]
 
 ACCOUNTS_SHOWN_MAX = 1_000
 
-app = typer.Typer(
-    help="Charge for an HTTP API through Stripe metered billing.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(add_completion=False)
 keys_app = typer.Typer(help="The API keys of an account.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
-
-_out = Console()
-_err = Console(stderr=True)
 
 _Config = Annotated[Path | None, typer.Option("--config", help="farebox.toml; else FAREBOX_CONFIG.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -56,14 +49,22 @@ def main() -> None:
     try:
         app()
     except FareboxError as error:
-        if "--json" in sys.argv:
-            sys.stderr.write(json.dumps({"error": {"code": error.code, "detail": error.detail}}) + "\n")
-        else:
-            _err.print("[bold red]Error[/]", end=" ")
-            _err.print(error.detail, markup=False, highlight=False)
-            if error.internal:
-                _err.print(error.internal, style="dim", markup=False, highlight=False)
+        print_error(error, as_json="--json" in sys.argv)
         sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print Farebox's version and exit.")] = False,
+) -> None:
+    """Charge for an HTTP API through Stripe metered billing."""
+    if version:
+        OUT.print(f"farebox {metadata.version('farebox')}", highlight=False)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        OUT.print(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -89,7 +90,7 @@ def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path
         raise ConfigError(f"{path} exists already and is left as it is.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
-    _out.print(f"Wrote {path}. Set your prices in it, then run `farebox push`.")
+    OUT.print(f"Wrote {path}. Set your prices in it, then run `farebox push`.")
 
 
 @app.command()
@@ -113,7 +114,7 @@ def push(
         done.append(change)
         if not as_json:
             style = {"create": "green", "update": "yellow"}.get(change.kind, "dim")
-            _out.print(
+            OUT.print(
                 f"[{style}]{change.kind:<10}[/]", f"{change.object} {change.name}:", change.detail, highlight=False
             )
 
@@ -131,12 +132,12 @@ def push(
         secret = endpoint.secret
     if as_json:
         rows = [{"kind": c.kind, "object": c.object, "name": c.name, "detail": c.detail} for c in done]
-        _print_json({"changes": rows, **({"webhook_secret": secret} if secret else {})})
+        print_json({"changes": rows, **({"webhook_secret": secret} if secret else {})})
     elif secret:
-        _out.print("\nPut the endpoint's secret into the environment; Stripe shows it this once:")
-        _out.print(f"STRIPE_WEBHOOK_SECRET={secret}", markup=False, highlight=False, soft_wrap=True)
+        OUT.print("\nPut the endpoint's secret into the environment; Stripe shows it this once:")
+        OUT.print(f"STRIPE_WEBHOOK_SECRET={secret}", markup=False, highlight=False, soft_wrap=True)
     elif webhook:
-        _out.print("The endpoint was there already; its secret is in Stripe's dashboard.", style="dim")
+        OUT.print("The endpoint was there already; its secret is in Stripe's dashboard.", style="dim")
 
 
 @app.command()
@@ -158,7 +159,7 @@ def sandbox(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
 ) -> None:
     """Run the local Stripe: stateful, strict, with movable time. Not Stripe, and no money moves."""
-    _err.print(f"The local Stripe is at http://{host}:{port}. Any sk_test_… key opens an account. Ctrl-C stops it.")
+    ERR.print(f"The local Stripe is at http://{host}:{port}. Any sk_test_… key opens an account. Ctrl-C stops it.")
     try:
         serve_sandbox(host=host, port=port)
     except ValueError as error:
@@ -171,9 +172,9 @@ def migrate(config: _Config = None, as_json: _Json = False) -> None:
     with _ledger(config) as (_, store, _clock, _entropy):
         ledger = store.ledger()
     if as_json:
-        _print_json(asdict(ledger))
+        print_json(asdict(ledger))
     else:
-        _out.print(f"The ledger {ledger.id} is up to date.")
+        OUT.print(f"The ledger {ledger.id} is up to date.")
 
 
 @app.command()
@@ -199,9 +200,9 @@ def doctor(config: _Config = None, as_json: _Json = False) -> None:
         except FareboxError as error:
             findings.append(Finding("database", "fail", error.detail, "Change it as said, and run this again."))
     if as_json:
-        _print_json({"findings": [asdict(finding) for finding in findings]})
+        print_json({"findings": [asdict(finding) for finding in findings]})
     else:
-        _print_findings(findings)
+        print_findings(findings)
     if any(finding.status == "fail" for finding in findings):
         raise typer.Exit(1)
 
@@ -226,7 +227,7 @@ def customers(config: _Config = None, as_json: _Json = False) -> None:
                     "created_at": account.created_at,
                 }
             )
-    _print_rows(rows, as_json=as_json, empty="Nobody has subscribed yet.")
+    print_rows(rows, as_json=as_json, empty="Nobody has subscribed yet.")
 
 
 @app.command()
@@ -244,7 +245,7 @@ def usage(
         if events:
             rows: list[dict[str, Any]] = [asdict(event) for event in store.meter_events(account)]
             shown = ("identifier", "meter", "value", "state", "attempts", "reason")
-            _print_rows(
+            print_rows(
                 rows if as_json else [{name: row[name] for name in shown} for row in rows],
                 as_json=as_json,
                 empty="No usage has been sealed yet.",
@@ -257,7 +258,7 @@ def usage(
             {**asdict(m), "unit_amount": str(m.unit_amount) if m.unit_amount is not None else None}
             for m in report.meters
         ]
-        _print_json(
+        print_json(
             {
                 "account": account,
                 "period_start": report.period.start,
@@ -274,10 +275,10 @@ def usage(
         {"meter": m.meter, "quantity": m.quantity, "calls": m.calls, "cost": format_minor(m.amount, report.currency)}
         for m in report.meters
     ]
-    _out.print(f"{_moment(report.period.start)} to {_moment(report.period.end)}", style="dim")
-    _print_rows(rows, as_json=False, empty="Nothing used yet.")
+    OUT.print(f"{moment(report.period.start)} to {moment(report.period.end)}", style="dim")
+    print_rows(rows, as_json=False, empty="Nothing used yet.")
     delivered = summary.quantities[ReportState.DELIVERED]
-    _out.print(f"{delivered} units are at Stripe, {summary.unsealed_quantity} are not sealed yet.", style="dim")
+    OUT.print(f"{delivered} units are at Stripe, {summary.unsealed_quantity} are not sealed yet.", style="dim")
 
 
 @keys_app.command("list")
@@ -287,7 +288,7 @@ def keys_list(account: _Account, config: _Config = None, as_json: _Json = False)
         _require_account(store, account)
         names = ("id", "name", "prefix", "last_four", "created_at", "expires_at", "revoked_at")
         rows = [{name: getattr(key, name) for name in names} for key in store.keys(account)]
-    _print_rows(rows, as_json=as_json, empty="The account has no keys.")
+    print_rows(rows, as_json=as_json, empty="The account has no keys.")
 
 
 @keys_app.command("create")
@@ -303,7 +304,7 @@ def keys_create(
         secret, row = create_key(
             store, clock, entropy, settings.require_peppers(), live=settings.live, account_id=account, name=name
         )
-    _print_key(secret.reveal(), row.id, as_json=as_json)
+    print_key(secret.reveal(), row.id, as_json=as_json)
 
 
 @keys_app.command("rotate")
@@ -326,7 +327,7 @@ def keys_rotate(
             key_id=key,
             overlap_seconds=overlap_seconds,
         )
-    _print_key(secret.reveal(), row.id, as_json=as_json)
+    print_key(secret.reveal(), row.id, as_json=as_json)
 
 
 @keys_app.command("revoke")
@@ -340,9 +341,9 @@ def keys_revoke(
     with _ledger(config) as (_, store, clock, _entropy):
         revoke_key(store, clock, account_id=account, key_id=key)
     if as_json:
-        _print_json({"revoked": key})
+        print_json({"revoked": key})
     else:
-        _out.print(f"{key} is revoked.")
+        OUT.print(f"{key} is revoked.")
 
 
 @contextmanager
@@ -368,47 +369,3 @@ def _missing(settings: Settings) -> Finding | None:
     except ConfigError as error:
         return Finding("configuration", "fail", error.detail, "Set what is missing.")
     return None
-
-
-def _print_findings(findings: list[Finding]) -> None:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    style = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-    for finding in findings:
-        text = finding.detail + (f"\n→ {finding.advice}" if finding.advice else "")
-        table.add_row(f"[{style[finding.status]}]{finding.status}[/]", finding.check, text)
-    _out.print(table)
-
-
-def _print_rows(rows: list[dict[str, Any]], *, as_json: bool, empty: str) -> None:
-    if as_json:
-        _print_json(rows)
-        return
-    if not rows:
-        _out.print(empty, style="dim")
-        return
-    table = Table(*(name.replace("_", " ") for name in rows[0]), box=None, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*(_cell(name, value) for name, value in row.items()))
-    _out.print(table)
-
-
-def _cell(name: str, value: object) -> str:
-    if value is None:
-        return "–"
-    return _moment(value) if name.endswith("_at") and isinstance(value, int) else str(value)
-
-
-def _moment(at: int) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _print_key(key: str, id: str, *, as_json: bool) -> None:
-    if as_json:
-        _print_json({"key": key, "id": id})
-        return
-    _out.print(key, markup=False, highlight=False, soft_wrap=True)
-    _err.print(f"This is {id}. It is shown this once; only a fingerprint is kept.", style="dim")
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, default=str) + "\n")

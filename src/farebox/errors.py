@@ -6,12 +6,14 @@
     │   ├── KeyMissing · KeyInvalid · KeyRevoked · KeyExpired · CredentialsConflict
     │   ├── SubscriptionMissing · SubscriptionInactive
     ├── RequestRefused                  what a buyer or Stripe sent cannot be served
-    │   ├── InputInvalid · PlanUnknown · NotFound · BodyTooLarge · TooManyRequests · SignatureInvalid · OperatorOnly
+    │   ├── InputInvalid · PlanUnknown · NotFound · MethodNotAllowed · BodyTooLarge · TooManyRequests
+    │   ├── SignatureInvalid · OperatorOnly
     │   ├── AlreadySubscribed · CustomerMissing
     │   └── ClaimRefused                ClaimUnknown · ClaimUnpaid · ClaimExpired · ClaimTaken
     ├── UsageError                      the seller's code asked for something impossible
     │   ├── MeterUnknown · QuantityInvalid · ChargeTooLate · ChargeOutsideCall · RecordConflict · AccountUnknown
     ├── NotStarted                      a call came before the lifespan ran
+    ├── SmokeFailed                     a step of the demo's journey did not hold
     ├── StoreError
     │   ├── StoreUnavailable            outcome unknown: the batch may or may not have landed (ledger.md L1)
     │   ├── StoreUnusable               foreign, corrupted, newer or unwritable: refuse to start
@@ -52,6 +54,7 @@ __all__ = [
     "KeyMissing",
     "KeyRevoked",
     "MeterUnknown",
+    "MethodNotAllowed",
     "NotFound",
     "NotStarted",
     "OperatorOnly",
@@ -65,6 +68,7 @@ __all__ = [
     "RecordConflict",
     "RequestRefused",
     "SignatureInvalid",
+    "SmokeFailed",
     "StoreBusy",
     "StoreError",
     "StoreUnavailable",
@@ -168,6 +172,12 @@ class NotFound(RequestRefused):
     code = "not_found"
     status = 404
     title = "There is nothing here"
+
+
+class MethodNotAllowed(RequestRefused):
+    code = "method_not_allowed"
+    status = 405
+    title = "The method is not allowed here"
 
 
 class BodyTooLarge(RequestRefused):
@@ -277,6 +287,11 @@ class NotStarted(FareboxError):
     code = "not_started"
     status = 503
     title = "Farebox has not been started"
+
+
+class SmokeFailed(FareboxError):
+    code = "smoke_failed"
+    title = "The journey broke"
 
 
 class StoreError(FareboxError):

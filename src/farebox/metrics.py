@@ -1,7 +1,6 @@
 """What the operator sees on /metrics: read from the running parts when asked, never kept twice."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -9,29 +8,32 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from farebox.errors import StoreError
-
-if TYPE_CHECKING:
-    from farebox.app import Runtime
+from farebox.metering.recorder import Recorder
+from farebox.metering.reporter import Reporter
+from farebox.ports import Clock, Store
 
 __all__ = ["registry_of"]
 
 
-def registry_of(runtime: "Runtime") -> CollectorRegistry:
+def registry_of(store: Store, clock: Clock, recorder: Recorder, reporter: Reporter) -> CollectorRegistry:
     """A registry of its own, so that it meets no metric of the seller's."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(runtime))
+    registry.register(_Figures(store, clock, recorder, reporter))
     return registry
 
 
 class _Figures(Collector):
-    def __init__(self, runtime: "Runtime") -> None:
-        self._runtime = runtime
+    def __init__(self, store: Store, clock: Clock, recorder: Recorder, reporter: Reporter) -> None:
+        self._store = store
+        self._clock = clock
+        self._recorder = recorder
+        self._reporter = reporter
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        recorder, reporter = self._runtime.recorder, self._runtime.reporter
+        recorder, reporter = self._recorder, self._reporter
         yield CounterMetricFamily("farebox_calls", "Charges committed since the start", recorder.committed_calls)
         yield CounterMetricFamily("farebox_commits", "Ledger commits since the start", recorder.committed_batches)
         yield GaugeMetricFamily("farebox_store_healthy", "1 while usage can be recorded", int(recorder.healthy))
@@ -48,8 +50,7 @@ class _Figures(Collector):
             return
 
     def _ledger(self) -> Iterator[Metric]:
-        adapters = self._runtime.adapters
-        summary = adapters.store.report_summary()
+        summary = self._store.report_summary()
         events = GaugeMetricFamily("farebox_meter_events", "Meter events by state", labels=["state"])
         units = GaugeMetricFamily("farebox_meter_event_units", "Units in meter events by state", labels=["state"])
         for state in summary.counts:
@@ -59,8 +60,6 @@ class _Figures(Collector):
         yield units
         yield GaugeMetricFamily("farebox_unsealed_units", "Units not in a meter event yet", summary.unsealed_quantity)
         oldest = summary.oldest_open_at
-        age = adapters.clock.now_at() - oldest if oldest is not None else 0
+        age = self._clock.now_at() - oldest if oldest is not None else 0
         yield GaugeMetricFamily("farebox_oldest_unreported_seconds", "Age of the oldest open meter event", age)
-        yield GaugeMetricFamily(
-            "farebox_inbox_waiting", "Webhook events not worked off", adapters.store.inbox_waiting()
-        )
+        yield GaugeMetricFamily("farebox_inbox_waiting", "Webhook events not worked off", self._store.inbox_waiting())

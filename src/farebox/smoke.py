@@ -13,19 +13,15 @@ import httpx
 import stamina
 from rich.console import Console
 
-from farebox.errors import FareboxError
+from farebox.domain.catalog import format_minor
+from farebox.errors import SmokeFailed
 from farebox.system import SystemClock
 
-__all__ = ["CALLS", "SETTLE_SECONDS_MAX", "SmokeFailed", "run_smoke"]
+__all__ = ["CALLS", "SETTLE_SECONDS_MAX", "run_smoke"]
 
 CALLS: Final = 25
 SETTLE_SECONDS_MAX: Final = 30
 _PRICE_MINOR: Final = 100
-
-
-class SmokeFailed(FareboxError):
-    code = "smoke_failed"
-    title = "The journey broke"
 
 
 class _NotYet(Exception):
@@ -91,13 +87,13 @@ class _Journey:
         with self._step("upcoming invoice") as tell:
             upcoming = self._get("/invoices/upcoming")["total"]
             _expect(upcoming == CALLS * _PRICE_MINOR, f"the preview says {upcoming}")
-            tell(f"${upcoming / 100:.2f}")
+            tell(format_minor(upcoming, "usd"))
         with self._step("time forward past the period and its grace"):
             self._move(usage["period_end"] + 2 * 3600)
         with self._step("invoice paid") as tell:
             self._until(lambda: self._paid_total() == CALLS * _PRICE_MINOR, "the invoice is not paid in full")
             paid_total = self._paid_total()
-            tell(f"${paid_total / 100:.2f}")
+            tell(format_minor(paid_total, "usd"))
         with self._step("cancel in the portal"):
             url = self._post("/portal", {}, 200)["url"]
             cancelled = self._client.post(url, data={"action": "cancel", "subscription": self._subscription_id()})

@@ -31,6 +31,7 @@ PORTAL: Final = "farebox_portal"
 
 
 def meter_of(found: dict[str, Any]) -> StoredMeter:
+    """A billing meter. Raises KeyError when the answer is not one."""
     return StoredMeter(
         id=found["id"],
         event_name=found["event_name"],
@@ -102,6 +103,7 @@ def checkout_of(found: dict[str, Any]) -> CheckoutSession:
 
 
 def invoice_of(found: dict[str, Any]) -> Invoice:
+    """An invoice or a preview of one; amounts in minor units."""
     lines = found["lines"]["data"]
     return Invoice(
         id=found.get("id"),
@@ -116,6 +118,7 @@ def invoice_of(found: dict[str, Any]) -> Invoice:
 
 
 def endpoint_of(found: dict[str, Any]) -> Endpoint:
+    """A webhook endpoint, with its secret only in the answer that created it."""
     return Endpoint(
         id=found["id"],
         url=found["url"],

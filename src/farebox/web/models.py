@@ -151,6 +151,7 @@ def body_of(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
 
 
 def key_row(key: ApiKey, *, current: bool) -> KeyRow:
+    """How a key shows in a list: never the key itself."""
     return KeyRow(
         id=key.id,
         name=key.name,
@@ -164,6 +165,7 @@ def key_row(key: ApiKey, *, current: bool) -> KeyRow:
 
 
 def usage_answer(account: Account, report: UsageReport) -> UsageAnswer:
+    """The period so far: quantities, and money in minor units and in words."""
     subscription = report.subscription
     return UsageAnswer(
         account=account.id,
@@ -189,6 +191,7 @@ def usage_answer(account: Account, report: UsageReport) -> UsageAnswer:
 
 
 def invoice_answer(invoice: Invoice) -> InvoiceAnswer:
+    """An invoice as its buyer sees it."""
     return InvoiceAnswer(
         id=invoice.id,
         currency=invoice.currency,

@@ -32,6 +32,7 @@ def problem_document(error: FareboxError, *, pay_url: str | None = None) -> dict
 
 
 def problem_headers(error: FareboxError) -> dict[str, str]:
+    """Headers that belong to the error: how to authenticate, when to try again."""
     headers = {"Cache-Control": "no-store"}
     if error.status == 401:
         reason = ' error="invalid_token",' if error.code != "key_missing" else ""

@@ -30,9 +30,9 @@ from farebox.domain.keys import Pepper
 from farebox.errors import (
     FareboxError,
     InputInvalid,
+    MethodNotAllowed,
     NotFound,
     PlanUnknown,
-    RequestRefused,
 )
 from farebox.ports import Clock, Entropy, Provider, Store
 from farebox.web import models
@@ -91,6 +91,7 @@ def create_routes(billing: Billing) -> FastAPI:
     limit = RateLimit(billing.clock)
     _add_error_handlers(app, billing, pages)
     _add_purchase(app, billing, pages, limit)
+    _add_claim(app, billing, pages, limit)
     _add_webhook(app, billing)
     _add_account(app, billing)
     _add_keys(app, billing)
@@ -124,7 +125,7 @@ def _add_error_handlers(app: FastAPI, billing: Billing, pages: Pages) -> None:
     async def on_http(request: Request, error: Exception) -> Response:
         refusal = cast(HTTPException, error)
         if refusal.status_code == 405:
-            return answer(request, _MethodNotAllowed("This path takes other methods."), refusal.headers or {})
+            return answer(request, MethodNotAllowed("This path takes other methods."), refusal.headers or {})
         if request.url.path.endswith(billing.prefix):
             return RedirectResponse(billing.plans_url, 307)
         return answer(request, NotFound("There is nothing at this path."))
@@ -140,12 +141,6 @@ class _PrivateJSON(JSONResponse):
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         super().init_headers({"Cache-Control": "no-store", **(headers or {})})
-
-
-class _MethodNotAllowed(RequestRefused):
-    code = "method_not_allowed"
-    status = 405
-    title = "This method is not allowed here"
 
 
 def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit) -> None:
@@ -178,6 +173,8 @@ def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit
             return RedirectResponse(session.url, 303)
         return _PrivateJSON({"id": session.id, "url": session.url}, 201)
 
+
+def _add_claim(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit) -> None:
     @app.get("/claim", include_in_schema=False)
     async def claim_page(request: Request, session_id: str = "") -> Response:
         limit.take(_address(request))
