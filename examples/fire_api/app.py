@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
@@ -51,7 +51,7 @@ async def report(request: Request, buyer: Annotated[Account, Depends(farebox.acc
 
 
 @router.get("/burn/{count}")
-async def burn(count: int, request: Request) -> list[Fire]:
+async def burn(count: Annotated[int, Path(le=100)], request: Request) -> list[Fire]:
     """As many fires as asked for, each charged as it is lit."""
     farebox.charge("calls", count)
     return [request.app.state.fires[0]] * count

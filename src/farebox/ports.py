@@ -186,19 +186,20 @@ class Store(Protocol):
         subscriptions: tuple[Subscription, ...] | None = None,
     ) -> bool:
         """Apply the fetched subscriptions (None: leave them), mark exactly the work's events done and drop the lease,
-        in one transaction, if the fence still holds; False otherwise. Writes the feed when anything changed.
+        in one transaction, if the work's fence still holds; False otherwise. What a fetch begun later brought is
+        newer and stays. Writes the feed when anything changed.
         """
         ...
 
     def postpone_inbox(self, work: InboxWork, *, until: int, reason: str) -> None: ...
     def take_fence(self, account_id: str) -> int:
-        """A new fence for fetching the account's subscriptions outside the inbox; every fetch begun earlier loses."""
+        """A fence for fetching the account's subscriptions outside the inbox: they count fetches as they begin."""
         ...
 
     def put_subscriptions(
         self, account_id: str, subscriptions: tuple[Subscription, ...], *, fence: int, at: int
     ) -> bool:
-        """Apply what was fetched under `fence`; False when a later fetch has begun.
+        """Apply what was fetched under `fence`; False when what a later fetch brought has been applied already.
 
         Writes the feed when anything changed.
         """

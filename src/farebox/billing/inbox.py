@@ -16,7 +16,6 @@ from farebox.ports import Clock, Entropy, Provider, Store
 __all__ = [
     "INBOX_BACKOFF_SECONDS_MAX",
     "INBOX_LEASE_SECONDS",
-    "REFRESH_ATTEMPTS_MAX",
     "SWEEP_ACCOUNTS_MAX",
     "InboxWorker",
     "Receipt",
@@ -27,7 +26,6 @@ __all__ = [
 ]
 
 INBOX_LEASE_SECONDS: Final = 60
-REFRESH_ATTEMPTS_MAX: Final = 3
 INBOX_BACKOFF_SECONDS_MAX: Final = 600
 SWEEP_ACCOUNTS_MAX: Final = 20
 _PERIOD_ENDED: Final = "invoice.created"
@@ -113,12 +111,11 @@ def refresh_account(store: Store, provider: Provider, clock: Clock, account: Acc
     """Fetch the account's subscriptions outside the inbox and apply them."""
     if account.customer_id is None:
         return ()
-    for _ in range(REFRESH_ATTEMPTS_MAX):
-        fence = store.take_fence(account.id)
-        fetched = provider.subscriptions(account.customer_id)
-        if store.put_subscriptions(account.id, fetched, fence=fence, at=clock.now_at()):
-            return fetched
-    return store.subscriptions(account.id)  # others keep fetching, and what they fetched is newer
+    fence = store.take_fence(account.id)
+    fetched = provider.subscriptions(account.customer_id)
+    if store.put_subscriptions(account.id, fetched, fence=fence, at=clock.now_at()):
+        return fetched
+    return store.subscriptions(account.id)  # somebody who asked later was faster, and knows more
 
 
 def sweep(store: Store, provider: Provider, clock: Clock, after: str) -> str:

@@ -28,7 +28,7 @@ from farebox.store.engine import Database
 from farebox.store.feed import announce
 from farebox.store.usage import key_was_used
 
-__all__ = ["AccountTables", "apply_subscriptions", "fence_of", "subscriptions_of"]
+__all__ = ["AccountTables", "apply_subscriptions", "subscriptions_of"]
 
 _KEY = tuple(t.api_keys.c[field.name] for field in fields(ApiKey))
 _ACCOUNT = (
@@ -77,16 +77,15 @@ class AccountTables:
 
     def take_fence(self, account_id: str) -> int:
         with self._database.write() as connection:
-            return _move_fence(connection, account_id)
+            a = t.accounts.c
+            moved = sa.update(t.accounts).where(a.id == account_id).values(fence=a.fence + 1).returning(a.fence)
+            return int(connection.execute(moved).scalar_one())
 
     def put_subscriptions(
         self, account_id: str, subscriptions: tuple[Subscription, ...], *, fence: int, at: int
     ) -> bool:
         with self._database.write() as connection:
-            if fence_of(connection, account_id) != fence:
-                return False
-            apply_subscriptions(connection, account_id, subscriptions, at)
-            return True
+            return apply_subscriptions(connection, account_id, subscriptions, fence=fence, at=at)
 
     def add_key(self, key: ApiKey) -> None:
         with self._database.write() as connection:
@@ -194,17 +193,6 @@ def _end_key(connection: Connection, account_id: str, key_id: str, *, at: int, e
     return ended.rowcount == 1
 
 
-def fence_of(connection: Connection, account_id: str) -> int | None:
-    """The fence under which the latest fetch of the account's subscriptions was begun or applied."""
-    return connection.execute(sa.select(t.accounts.c.fence).where(t.accounts.c.id == account_id)).scalar()
-
-
-def _move_fence(connection: Connection, account_id: str) -> int:
-    a = t.accounts.c
-    moved = sa.update(t.accounts).where(a.id == account_id).values(fence=a.fence + 1).returning(a.fence)
-    return int(connection.execute(moved).scalar_one())
-
-
 def subscriptions_of(connection: Connection, account_id: str) -> tuple[Subscription, ...]:
     """The account's subscriptions as last applied, by id."""
     s = t.subscriptions.c
@@ -212,18 +200,25 @@ def subscriptions_of(connection: Connection, account_id: str) -> tuple[Subscript
     return tuple(_subscription(row) for row in rows)
 
 
-def apply_subscriptions(connection: Connection, account_id: str, fetched: tuple[Subscription, ...], at: int) -> bool:
+def apply_subscriptions(
+    connection: Connection, account_id: str, fetched: tuple[Subscription, ...], *, fence: int, at: int
+) -> bool:
     """Replace the account's subscriptions by the fetched set, and announce it when anything changed.
 
-    The fence moves, so that a fetch begun before this one no longer applies (L17). A terminal state stays.
+    Fences are given out in the order in which fetches begin; False, and nothing done, when a fetch that began later
+    has been applied already (L17). One that has merely begun does not count: two fetchers would keep each other out.
+    A terminal state stays.
     """
-    _move_fence(connection, account_id)
+    a = t.accounts.c
+    newest = sa.update(t.accounts).where(a.id == account_id, a.applied_fence < fence).values(applied_fence=fence)
+    if connection.execute(newest).rowcount != 1:
+        return False
     old = subscriptions_of(connection, account_id)
     ended = {s.id: s for s in old if s.status in TERMINAL_STATUSES}
     kept = [s for s in ended.values() if s.id not in {f.id for f in fetched}]
     new = with_status_times(old, [*(ended.get(s.id, s) for s in fetched), *kept], at)
     if new == old:
-        return False
+        return True
     connection.execute(sa.delete(t.subscriptions).where(t.subscriptions.c.account_id == account_id))
     if new:
         connection.execute(sa.insert(t.subscriptions), [{**_columns(s), "account_id": account_id} for s in new])

@@ -111,6 +111,7 @@ accounts = Table(
     Column("reference", String(256), nullable=False),
     Column("customer_id", String(128), unique=True),
     Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("applied_fence", BigInteger, nullable=False, server_default="0"),
 )
 
 api_keys = Table(

@@ -136,7 +136,8 @@ def test_keys_life(shop: Shop) -> None:
     assert (created.status_code, created.headers["cache-control"]) == (201, "no-store")
     listed = shop.client.get("/billing/keys", headers=mine)
     assert {(k["name"], k["current"]) for k in listed.json()["keys"]} == {("claimed", True), ("ci", False)}
-    assert listed.json()["keys"][1]["last_four"] == created.json()["key"][-4:]
+    fresh = next(k for k in listed.json()["keys"] if k["name"] == "ci")
+    assert fresh["last_four"] == created.json()["key"][-4:]
     assert created.json()["key"][8:-4] not in listed.text
     assert "digest" not in listed.text
     rotated = shop.client.post(

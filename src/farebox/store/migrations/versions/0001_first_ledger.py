@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("reference", sa.String(length=256), nullable=False),
         sa.Column("customer_id", sa.String(length=128), nullable=True),
         sa.Column("fence", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("applied_fence", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("customer_id"),
     )
