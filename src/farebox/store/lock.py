@@ -18,6 +18,10 @@ class ServingLock:
 
     def take(self) -> None:
         """StoreBusy when another process serves this ledger, StoreUnusable when the folder cannot be written."""
+        if not self._path.parent.is_dir():
+            raise StoreUnusable(
+                f"The folder {self._path.parent} of the ledger does not exist. Create it, or set FAREBOX_DATABASE_URL."
+            )
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
