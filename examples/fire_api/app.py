@@ -79,7 +79,7 @@ HOME = """<!doctype html>
              text-decoration: none }
   code { background: #8882; padding: .1em .35em; border-radius: .25em }
 </style>
-<h1>🔥 The fire API</h1>
+<h1>The fire API</h1>
 <p>A real fire, served over HTTP. One dollar a call, billed at the end of the month.</p>
 <p><a class="button" href="/billing/">Subscribe</a></p>
 <p>Then <code>GET /api</code> with your key. The <a href="/docs">API pages</a> can try it for you.</p>

@@ -13,7 +13,6 @@ from typing import Final
 import httpx
 import stamina
 from rich.console import Console
-from rich.panel import Panel
 
 from farebox.app import open_provider
 from farebox.billing.catalog import apply_push, plan_push, push_portal, push_webhook
@@ -51,7 +50,7 @@ def run_demo(folder: Path, *, port: int, sandbox_port: int, smoke: bool) -> None
             if smoke:
                 run_smoke(base, stripe, (folder / "stripe-key").read_text(), _say)
             else:
-                _say.print(_welcome(base, stripe))
+                _say.print(_welcome(base, stripe), soft_wrap=True)
                 _wait_for_interrupt(children)
         except KeyboardInterrupt:
             _say.print("\nStopping: what was used is reported first.")
@@ -196,21 +195,25 @@ def _step(text: str) -> Iterator[None]:
     _say.print(" [green]done[/]")
 
 
-def _welcome(base: str, stripe: str) -> Panel:
-    text = f"""[bold]Subscribe[/]     {base}/billing/        (pay with 4242 4242 4242 4242)
+def _welcome(base: str, stripe: str) -> str:
+    """What to open and what to paste. Printed without wrapping: a line that a terminal folds can still be copied."""
+    return f"""
+[bold green]The fire API is open: one dollar a call.[/]
+
+[bold]Subscribe[/]     {base}/billing/   [dim]pay with 4242 4242 4242 4242[/]
 [bold]API pages[/]     {base}/docs
-[bold]Local Stripe[/]  {stripe}/             (time, invoices, webhooks, requests)
+[bold]Local Stripe[/]  {stripe}/   [dim]time, invoices, webhooks, requests[/]
 
 With the key that you claim:
-  curl -H "Authorization: Bearer $KEY" {base}/api
-  curl -H "Authorization: Bearer $KEY" {base}/billing/usage
-  curl -H "Authorization: Bearer $KEY" {base}/billing/invoices/upcoming
+  [cyan]export KEY=fb_test_…[/]
+  [cyan]curl -H "Authorization: Bearer $KEY" {base}/api[/]
+  [cyan]curl -H "Authorization: Bearer $KEY" {base}/billing/usage[/]
+  [cyan]curl -H "Authorization: Bearer $KEY" {base}/billing/invoices/upcoming[/]
 
 A month later:
-  curl -X POST {stripe}/_sandbox/clock -d '{{"advance": "1 month"}}'
+  [cyan]curl -X POST {stripe}/_sandbox/clock -d '{{"advance": "1 month"}}'[/]
 
 [dim]Ctrl-C stops everything.[/]"""
-    return Panel(text, title="The fire API is open: one dollar a call", border_style="green", expand=False)
 
 
 def _wait_for_interrupt(children: _Children) -> None:

@@ -26,6 +26,7 @@ class Operator:
 
 def add_operator_routes(app: FastAPI, operator: Operator) -> None:
     """Liveness and readiness for anyone; metrics only with the operator's token."""
+
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
         return JSONResponse({"status": "ok"})
