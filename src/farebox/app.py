@@ -1,7 +1,6 @@
 """The composition root: the one file that names concrete adapters, and that starts and stops the loops."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from farebox.domain.access import Facts
 from farebox.domain.accounts import boundaries_of
 from farebox.domain.usage import Increment, bucket_start, checked_quantity
 from farebox.errors import AccountUnknown, InputInvalid, MeterUnknown, StoreError, StoreUnusable
+from farebox.logs import log_through_logging
 from farebox.loops import Loop
 from farebox.metering.gate import FEED_POLL_MILLISECONDS, Gate
 from farebox.metering.recorder import Recorder
@@ -162,7 +162,7 @@ class Runtime:
 
         A FareboxError is a refusal to start.
         """
-        _log_through_logging()
+        log_through_logging()
         await asyncio.get_running_loop().run_in_executor(self._readers, self._open)
         for path in unpriced:
             _log.warning("route_without_price", route=path, meaning="needs a key and costs nothing")
@@ -351,18 +351,3 @@ def _follow(clock: FollowingClock) -> None:
         clock.refresh()
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         _log.debug("local_clock_away", reason=repr(error))
-
-
-def _log_through_logging() -> None:
-    """Unless the seller has set structlog up, speak through the standard library's logging, as a library should."""
-    if not structlog.is_configured():
-        structlog.configure(
-            processors=[
-                structlog.stdlib.filter_by_level,
-                structlog.processors.format_exc_info,
-                structlog.processors.KeyValueRenderer(key_order=["event"]),
-            ],
-            logger_factory=structlog.stdlib.LoggerFactory(),
-            wrapper_class=structlog.stdlib.BoundLogger,
-        )
-        logging.getLogger("farebox").addHandler(logging.NullHandler())

@@ -23,6 +23,7 @@ from farebox.domain.accounts import current_subscription
 from farebox.domain.catalog import format_minor
 from farebox.domain.reports import ReportState
 from farebox.errors import AccountUnknown, ConfigError, FareboxError, NotFound
+from farebox.logs import log_through_logging
 from farebox.ports import Clock, Entropy
 from farebox.protect import Farebox
 from farebox.sandbox import serve as serve_sandbox
@@ -46,6 +47,7 @@ _Account = Annotated[str, typer.Argument(help="An account's id, acct_…")]
 
 def main() -> None:
     """The entry point."""
+    log_through_logging()
     try:
         app()
     except FareboxError as error:
@@ -183,22 +185,24 @@ def doctor(config: _Config = None, as_json: _Json = False) -> None:
     findings: list[Finding] = []
     settings = load_settings(path=config)
     missing = _missing(settings)
-    findings.append(missing or Finding("configuration", "ok", f"{settings.path}, {len(settings.catalog.plans)} plans"))
-    if settings.stripe_secret_key is not None:
-        try:
-            with _ledger(config) as (_, store, clock, _entropy):
-                findings += diagnose(
-                    store,
-                    open_provider(settings),
-                    clock,
-                    settings.catalog,
-                    settings.peppers,
-                    webhook_url=settings.webhook_url,
-                    webhook_secrets=len(settings.stripe_webhook_secrets),
-                    live=settings.live,
-                )
-        except FareboxError as error:
-            findings.append(Finding("database", "fail", error.detail, "Change it as said, and run this again."))
+    findings.append(
+        missing or Finding("configuration", "ok", f"{settings.path}, plans: {', '.join(settings.catalog.plans)}")
+    )
+    provider = open_provider(settings) if settings.stripe_secret_key is not None else None
+    try:
+        with _ledger(config) as (_, store, clock, _entropy):
+            findings += diagnose(
+                store,
+                provider,
+                clock,
+                settings.catalog,
+                settings.peppers,
+                webhook_url=settings.webhook_url,
+                webhook_secrets=len(settings.stripe_webhook_secrets),
+                live=settings.live,
+            )
+    except FareboxError as error:
+        findings.append(Finding("database", "fail", error.detail, "Change it as said, and run this again."))
     if as_json:
         print_json({"findings": [asdict(finding) for finding in findings]})
     else:

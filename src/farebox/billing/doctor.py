@@ -15,6 +15,8 @@ from farebox.ports import Clock, Provider, Store
 __all__ = ["OPEN_EVENT_SECONDS_MAX", "Finding", "diagnose"]
 
 OPEN_EVENT_SECONDS_MAX: Final = 1_800  # unreported usage older than this is worth an alarm
+_FORBIDDEN: Final = "Use a valid key; a restricted one needs the permissions listed in docs/how-to/go-live.md."
+_NOT_ASKED: Final = "Catalog, webhook endpoint and portal were not checked."
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Finding:
 
 def diagnose(
     store: Store,
-    provider: Provider,
+    provider: Provider | None,
     clock: Clock,
     catalog: Catalog,
     peppers: tuple[Pepper, ...],
@@ -38,24 +40,36 @@ def diagnose(
     webhook_secrets: int,
     live: bool,
 ) -> Iterator[Finding]:
-    """Check one thing after another; a check that cannot run is a finding too."""
+    """Check one thing after another; a check that cannot run is a finding too. Without a provider, what needs none."""
     yield from _ledger(store)
-    yield from _guarded("stripe key", lambda: _key(store, provider, live=live))
-    yield from _guarded("catalog", lambda: _catalog(catalog, provider))
     yield _webhook_secret(webhook_secrets)
-    yield from _guarded("webhook endpoint", lambda: _webhook(provider, webhook_url))
-    yield from _guarded("portal", lambda: _portal(provider))
+    if provider is not None:
+        yield from _stripe(store, provider, catalog, webhook_url, live=live)
     yield from _guarded("key peppers", lambda: _peppers(store, clock, peppers))
     yield from _guarded("reports", lambda: _reports(store, clock))
     yield from _guarded("inbox", lambda: _inbox(store))
+
+
+def _stripe(store: Store, provider: Provider, catalog: Catalog, webhook_url: str, *, live: bool) -> Iterator[Finding]:
+    """What only Stripe knows. When it does not answer once, it is not asked again."""
+    try:
+        yield from _key(store, provider, live=live)
+    except ProviderForbidden as error:
+        yield Finding("stripe key", "fail", f"Stripe refuses the key: {error.internal}", _FORBIDDEN)
+    except ProviderError as error:
+        advice = f"Check STRIPE_API_BASE, the network and Stripe's status page. {_NOT_ASKED}"
+        yield Finding("stripe key", "fail", f"{error.title}: {error.internal}", advice)
+    else:
+        yield from _guarded("catalog", lambda: _catalog(catalog, provider))
+        yield from _guarded("webhook endpoint", lambda: _webhook(provider, webhook_url))
+        yield from _guarded("portal", lambda: _portal(provider))
 
 
 def _guarded(check: str, run: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from list(run())
     except ProviderForbidden as error:
-        advice = "Use a valid key; a restricted one needs the permissions listed in docs/how-to/go-live.md."
-        yield Finding(check, "fail", f"Stripe refuses the key: {error.internal}", advice)
+        yield Finding(check, "fail", f"Stripe refuses the key: {error.internal}", _FORBIDDEN)
     except ProviderError as error:
         yield Finding(check, "fail", f"{error.title}: {error.internal}", "Check the network and Stripe's status page.")
     except FareboxError as error:

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 import httpx
 import stripe
@@ -353,7 +354,7 @@ def _over(pool: httpx.Client) -> Transport:
         try:
             answer = pool.request(method, url, headers=headers, content=body)
         except httpx.HTTPError as error:
-            words = f"{type(error).__name__}: {error}"
+            words = f"{urlsplit(url).netloc} did not answer ({type(error).__name__}: {error})"
             raise stripe.APIConnectionError(words, should_retry=True) from error  # type: ignore[no-untyped-call]
         return answer.content, answer.status_code, answer.headers
 
