@@ -57,7 +57,9 @@ def test_a_second_push_changes_nothing(stack: Stack) -> None:
     config = (stack.folder / "farebox.toml").read_text()
     (stack.folder / "dearer.toml").write_text(config.replace('"1.00"', '"2.00"'))
     dry = said(stack.farebox("push", "--config", "dearer.toml", "--dry-run", "--json"))["changes"]
-    assert [c["kind"] for c in dry if c["object"] == "price"] == ["create"]
+    (price,) = (c for c in dry if c["object"] == "price")
+    assert price["kind"] == "update"
+    assert price["detail"] == "2.00 USD per unit of calls, each month, instead of 1.00 USD, each month"
     assert {c["kind"] for c in said(stack.farebox("push", "--json"))["changes"]} == {"unchanged"}
 
 

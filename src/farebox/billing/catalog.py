@@ -154,4 +154,7 @@ def _price_change(price: Price, plan: Plan, found: StoredPrice | None, provider:
         moved = f"; the lookup key moved from {found.id}, whose subscribers keep it" if found is not None else ""
         return f"{new.id}, {shown}{moved}"
 
-    return Change("update" if found is not None else "create", "price", price.lookup_key, shown, create)
+    if found is None:
+        return Change("create", "price", price.lookup_key, shown, create)
+    before = f"{format_minor(found.unit_amount, found.currency)}, each {found.interval}"
+    return Change("update", "price", price.lookup_key, f"{shown}, instead of {before}", create)
