@@ -17,7 +17,6 @@ from farebox.domain.access import Facts
 from farebox.domain.accounts import boundaries_of
 from farebox.domain.usage import Increment, bucket_start, checked_quantity
 from farebox.errors import AccountUnknown, InputInvalid, MeterUnknown, StoreError, StoreUnusable
-from farebox.logs import log_through_logging
 from farebox.loops import Loop
 from farebox.metering.gate import FEED_POLL_MILLISECONDS, Gate
 from farebox.metering.recorder import Recorder
@@ -162,10 +161,9 @@ class Runtime:
 
         A FareboxError is a refusal to start.
         """
-        log_through_logging()
         await asyncio.get_running_loop().run_in_executor(self._readers, self._open)
         for path in unpriced:
-            _log.warning("route_without_price", route=path, meaning="needs a key and costs nothing")
+            _log.warning("route_without_price", route=path, meaning="needs a key and costs only what its code charges")
         if self._background:
             self._loops = [
                 Loop("feed", self._feed_step, interval_ms=FEED_POLL_MILLISECONDS),

@@ -72,7 +72,7 @@ def options(
 @app.command()
 def demo(
     smoke: Annotated[
-        bool, typer.Option(help="Make a buyer's whole journey, print its figures as JSON, and end.")
+        bool, typer.Option("--smoke", help="Make a buyer's whole journey, print its figures as JSON, and end.")
     ] = False,
     port: Annotated[int, typer.Option(help="Of the fire API.")] = 8000,
     sandbox_port: Annotated[int, typer.Option(help="Of the local Stripe.")] = 8001,

@@ -18,6 +18,7 @@ from farebox.domain.accounts import Account
 from farebox.domain.catalog import Route
 from farebox.domain.usage import checked_quantity
 from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted
+from farebox.logs import log_through_logging
 from farebox.web.calls import SCOPE_KEY, Call, current_call
 from farebox.web.collisions import AppRoute, collisions, unpriced
 from farebox.web.middleware import Edge, PaidCalls
@@ -41,6 +42,7 @@ class Farebox:
         self._app: Starlette | None = None
         self._runtime: Runtime | None = None
         self._priced_meters: set[str] = set()
+        self._prices: set[Any] = set()
 
     def override(self, settings: Settings, adapters: Adapters) -> None:
         """Use these at the next start instead of reading the configuration: for tests (see `farebox.testing`)."""
@@ -88,6 +90,7 @@ class Farebox:
                 raise ChargeOutsideCall("A public route has a price in code. Remove one of the two.")
             call.price(meter, quantity)
 
+        self._prices.add(farebox_price)
         return Depends(farebox_price)
 
     def charge(self, meter: str, quantity: int) -> None:
@@ -111,6 +114,7 @@ class Farebox:
 
     async def start(self) -> None:
         """Read the configuration, open the ledger, start the loops. Any FareboxError is a refusal to start."""
+        log_through_logging()
         settings = self._settings or load_settings(path=self._config)
         settings.require_serving()
         routes = self._app_routes()
@@ -142,10 +146,14 @@ class Farebox:
             return []
         contexts = iter_route_contexts(self._app.router.routes)
         return [
-            AppRoute(c.path, frozenset(c.methods or ()), c.name or "", c.endpoint)
+            AppRoute(c.path, frozenset(c.methods or ()), c.name or "", c.endpoint, priced=self._has_price(c))
             for c in contexts
             if c.path is not None
         ]
+
+    def _has_price(self, route: Any) -> bool:
+        """Whether the route has a price in code, so that farebox.toml need not name it."""
+        return any(depends.dependency in self._prices for depends in getattr(route, "dependencies", None) or ())
 
     def _own_pages(self) -> tuple[str, ...]:
         app = self._app

@@ -32,12 +32,16 @@ BILLING_ROUTES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AppRoute:
-    """A route of the application, flattened. A mount has no methods and takes everything below its path."""
+    """A route of the application, flattened. A mount has no methods and takes everything below its path.
+
+    `priced` says that its code has a `farebox.price`.
+    """
 
     path: str
     methods: frozenset[str]
     name: str
     endpoint: Callable[..., Any] | None
+    priced: bool = False
 
     def __str__(self) -> str:
         methods = ",".join(sorted(self.methods - {"HEAD"})) or "mount"
@@ -61,10 +65,12 @@ def collisions(routes: Iterable[AppRoute], prefix: str) -> Iterator[tuple[str, s
 
 
 def unpriced(routes: Iterable[AppRoute], rules: Sequence[Route], public: Sequence[str]) -> list[str]:
-    """The application's own paths that no rule of farebox.toml matches: they need a key and cost nothing."""
+    """The application's own paths without a price: they need a key, and cost only what their code charges."""
     table = RouteTable(rules, public)
     found = []
     for route in routes:
+        if route.priced:
+            continue
         for method in sorted(route.methods - {"HEAD", "OPTIONS"}):
             if table.find(method, route.path) is None:
                 found.append(f"{method} {route.path}")
