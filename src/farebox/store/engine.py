@@ -4,9 +4,10 @@ The only module that knows which database it is; a driver's text never reaches a
 """
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +18,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import StaticPool
 
-from farebox.errors import StoreUnavailable, StoreUnusable
+from farebox.errors import StoreError, StoreUnavailable, StoreUnusable
 from farebox.store.tables import metadata
 
 __all__ = ["APPLICATION_ID", "BUSY_TIMEOUT_MILLISECONDS", "Database", "insert_into", "upsert"]
@@ -56,6 +58,7 @@ class Database:
         path = self.path
         if path is not None:
             _prepare_file(path)
+            _refuse_foreign_file(path)
         # One connection for all threads in memory; `_alone` lets them use it one after another.
         shared: dict[str, Any] = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
         engine = sa.create_engine(self._url, **(shared if self._memory else {}))
@@ -65,12 +68,7 @@ class Database:
             self._check_and_migrate(engine, migrate=migrate)
         except DBAPIError as error:
             engine.dispose()
-            reason = _reason(error)
-            if "not a database" in reason or "malformed" in reason:
-                raise StoreUnusable(
-                    f"{path} is not a SQLite database, or is damaged. {_ADVICE}", internal=reason
-                ) from error
-            raise StoreUnusable(f"{path or self._url.render_as_string()} cannot be used: {reason}.") from error
+            raise _unusable(path or self._url.render_as_string(), _reason(error)) from error
         except BaseException:
             engine.dispose()
             raise
@@ -99,8 +97,8 @@ class Database:
         try:
             with engine.connect().execution_options(farebox=kind) as connection, connection.begin():
                 yield connection
-        except IntegrityError:
-            raise
+        except IntegrityError as error:
+            raise StoreError(internal=_reason(error)) from error
         except (DBAPIError, sa.exc.TimeoutError) as error:
             raise StoreUnavailable(internal=_reason(error)) from error
         finally:
@@ -136,17 +134,13 @@ class Database:
 
     def _refuse_foreign(self, connection: Connection, current: str | None) -> None:
         names = set(sa.inspect(connection).get_table_names())
-        if connection.dialect.name == "sqlite":
-            mark = connection.exec_driver_sql("PRAGMA application_id").scalar()
-            if (names and mark != APPLICATION_ID) or mark not in (0, APPLICATION_ID):
-                raise StoreUnusable(f"{self.path} is another program's database, not a Farebox ledger. {_ADVICE}")
         if current is None and names & set(metadata.tables):
             raise StoreUnusable(f"{self._url.database} holds tables of another program. {_ADVICE}")
 
 
 def insert_into(dialect: str, table: sa.Table) -> Any:
     """An INSERT that can say ON CONFLICT, in the named dialect."""
-    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    return (postgresql if dialect == "postgresql" else sqlite_dialect).insert(table)
 
 
 def upsert(connection: Connection, table: sa.Table) -> Any:
@@ -171,6 +165,26 @@ def _prepare_file(path: Path) -> None:
         raise StoreUnusable(
             f"{folder} cannot be written, and a ledger needs files beside it. Check the folder's owner."
         )
+
+
+def _refuse_foreign_file(path: Path) -> None:
+    """Look at a file that is not empty before anything is written to it, a journal's mode included."""
+    if path.stat().st_size == 0:
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as raw:
+            mark = raw.execute("PRAGMA application_id").fetchone()[0]
+            tables = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.Error as error:
+        raise _unusable(path, str(error)) from error
+    if (tables and mark != APPLICATION_ID) or mark not in (0, APPLICATION_ID):
+        raise StoreUnusable(f"{path} is another program's database, not a Farebox ledger. {_ADVICE}")
+
+
+def _unusable(where: Path | str, reason: str) -> StoreUnusable:
+    if "not a database" in reason or "malformed" in reason:
+        return StoreUnusable(f"{where} is not a SQLite database, or is damaged. {_ADVICE}", internal=reason)
+    return StoreUnusable(f"{where} cannot be used: {reason}.")
 
 
 def _on_connect(raw: Any, _record: Any) -> None:
