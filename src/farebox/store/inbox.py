@@ -12,6 +12,8 @@ from farebox.store.engine import Database, upsert
 
 __all__ = ["InboxTables"]
 
+_NEVER_AT = 1 << 62  # a time that does not come: nothing waits
+
 
 class InboxTables:
     """The part of the Store that remembers what Stripe said until it has been looked up."""
@@ -36,10 +38,11 @@ class InboxTables:
             if stored.rowcount != 1:
                 return False
             # News of a customer is a reason to try again at once, whatever pause an earlier failure asked for.
+            sooner = sa.case((t.inbox.c.next_attempt_at < at, t.inbox.c.next_attempt_at), else_=at)
             connection.execute(
                 upsert(connection, t.inbox)
                 .values(task)
-                .on_conflict_do_update(index_elements=["work"], set_={"next_attempt_at": at})
+                .on_conflict_do_update(index_elements=["work"], set_={"next_attempt_at": sooner})
             )
             return True
 
@@ -88,12 +91,16 @@ class InboxTables:
                 apply_subscriptions(connection, account_id, subscriptions, fence=work.account_fence, at=at)
             ids = [event.id for event in work.events]
             connection.execute(sa.update(t.events).where(e.id.in_(ids)).values(done_at=at))
-            if connection.execute(sa.select(1).where(e.work == work.name, e.done_at.is_(None)).limit(1)).first():
-                connection.execute(
-                    sa.update(t.inbox).where(i.work == work.name).values(lease_end=0, next_attempt_at=at, attempts=0)
-                )
-            else:
+            more = connection.execute(sa.select(1).where(e.work == work.name, e.done_at.is_(None)).limit(1)).first()
+            if work.customer_id is None and not more:
                 connection.execute(sa.delete(t.inbox).where(i.work == work.name))
+            else:  # a customer's row stays, so that its fence goes on counting
+                due_at = at if more else _NEVER_AT
+                connection.execute(
+                    sa.update(t.inbox)
+                    .where(i.work == work.name)
+                    .values(lease_end=0, next_attempt_at=due_at, attempts=0, reason="")
+                )
             return True
 
     def postpone_inbox(self, work: InboxWork, *, until: int, reason: str) -> None:
