@@ -74,7 +74,7 @@ class Recorder:
         if self._recovery is not None:
             self._recovery.cancel()
             await asyncio.wait({self._recovery})
-        if self._writer and self._unproven is None:
+        if self._writer and self._unproven is None and self._writer_process == os.getpid():
             try:
                 await self._run(lambda: self._store.close_writer(self._writer))
             except StoreError as error:
@@ -136,6 +136,7 @@ class Recorder:
 
     def _commit(self, increments: tuple[Increment, ...]) -> None:
         """On the writer thread: settle what is unproven, then commit, and find out what became of it."""
+        self._ensure_writer()
         self._settle_unproven()
         try:
             self._commit_once(increments)
