@@ -37,7 +37,10 @@ class ReportState(StrEnum):
 
 
 class OutcomeKind(StrEnum):
-    """What Stripe's answer to a meter event means. FORBIDDEN halts everything and parks nothing."""
+    """What Stripe's answer to a meter event means. FORBIDDEN halts everything and parks nothing.
+
+    CONFLICT: Stripe has seen our Idempotency-Key with other contents, which no frozen row can cause (L6).
+    """
 
     DELIVERED = "delivered"
     DUPLICATE = "duplicate"
@@ -45,6 +48,7 @@ class OutcomeKind(StrEnum):
     THROTTLED = "throttled"
     UNKNOWN = "unknown"
     FORBIDDEN = "forbidden"
+    CONFLICT = "conflict"
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,14 +104,10 @@ class Reporter:
         match outcome.kind:
             case OutcomeKind.DELIVERED:
                 return self._settle(event, outcome, ReportState.DELIVERED)
-            case OutcomeKind.DUPLICATE if event.attempts <= 1:
-                # Nobody has sent this identifier before, so Stripe knows it from another life of this ledger (L6).
-                self.halted = (
-                    f"Stripe already has {event.identifier}, which this ledger never sent: it was restored or copied. "
-                    "Nothing more is reported until that is settled."
-                )
-                _log.critical("reporter_halted", identifier=event.identifier, reason=self.halted)
-                return self._settle(event, outcome, ReportState.DOUBTFUL)
+            case OutcomeKind.CONFLICT:
+                return self._halt(event, outcome)
+            case OutcomeKind.DUPLICATE if event.first_unknown_at is None:
+                return self._halt(event, outcome)
             case OutcomeKind.DUPLICATE:
                 return self._settle(event, outcome, ReportState.DELIVERED)
             case OutcomeKind.REJECTED:
@@ -124,6 +120,15 @@ class Reporter:
             case OutcomeKind.THROTTLED | OutcomeKind.UNKNOWN:
                 pause = max(outcome.retry_after_seconds, self._backoff_seconds(event.attempts))
                 return self._retry(event, outcome, pause)
+
+    def _halt(self, event: MeterEvent, outcome: Outcome) -> bool:
+        """No attempt of ours can have got through, so Stripe knows the event from another life of this ledger (L6)."""
+        self.halted = (
+            f"Stripe already has {event.identifier}, which this ledger never sent: it was restored or copied. "
+            "Nothing more is reported until that is settled."
+        )
+        _log.critical("reporter_halted", identifier=event.identifier, reason=self.halted)
+        return self._settle(event, outcome, ReportState.DOUBTFUL)
 
     def _settle(self, event: MeterEvent, outcome: Outcome, state: ReportState) -> bool:
         settled = self._store.settle_meter_event(self._holder, event, outcome, state=state, now=self._clock.now_at())
@@ -147,7 +152,7 @@ class Reporter:
         return False
 
     def _release(self, event: MeterEvent) -> bool:
-        """Not sent after all. The attempt counts, which only makes a later Duplicate less suspicious, never more."""
+        """Not sent after all, and due again at once."""
         return self._retry(event, Outcome(OutcomeKind.THROTTLED, event.reason), 1)
 
     def _backoff_seconds(self, attempts: int) -> int:

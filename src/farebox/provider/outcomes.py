@@ -36,6 +36,8 @@ def outcome_of(error: stripe.StripeError) -> Outcome:
         return Outcome(OutcomeKind.UNKNOWN, message, stored_failure=True)
     if error.error is None:  # not Stripe's words: a proxy's page, or an answer cut short
         return Outcome(OutcomeKind.UNKNOWN, message)
+    if isinstance(error, stripe.IdempotencyError):
+        return Outcome(OutcomeKind.CONFLICT, message)
     if _code(error) == _DUPLICATE_CODE or _DUPLICATE_TEXT in message:
         return Outcome(OutcomeKind.DUPLICATE, message)
     return Outcome(OutcomeKind.REJECTED, message)

@@ -26,6 +26,7 @@ __all__ = ["ReportTables"]
 _EVENT = tuple(t.meter_events.c[field.name] for field in fields(MeterEvent))
 _OPEN = ("pending", "sending")
 _CHUNK = 200
+_TURNS = 4  # of one customer's events, looked at in a round: none of them keeps the others waiting
 
 
 class ReportTables:
@@ -62,11 +63,16 @@ class ReportTables:
                 sa.select(m.customer_id, m.event_name).where(m.state == "sending", m.lease_end > now)
             ).all()
             taken: set[tuple[str, str]] = {(row[0], row[1]) for row in busy}
+            turn = sa.func.row_number().over(
+                partition_by=(m.customer_id, m.event_name),
+                order_by=(m.next_attempt_at, m.bucket_start, m.sequence),
+            )
+            due = sa.select(*_EVENT, m.lease_end, turn.label("turn")).where(abandoned | ready).subquery()
             query = (
-                sa.select(*_EVENT)
-                .where(abandoned | ready)
-                .order_by(m.next_attempt_at, m.bucket_start, m.sequence)
-                .limit(limit * 4 + len(taken))
+                sa.select(due)
+                .where(due.c.turn <= _TURNS)
+                .order_by(due.c.turn, due.c.next_attempt_at, due.c.bucket_start, due.c.sequence)
+                .limit((limit + len(taken)) * _TURNS)
             )
             chosen: list[MeterEvent] = []
             for row in connection.execute(query):
@@ -75,7 +81,8 @@ class ReportTables:
                 if serial in taken or len(chosen) >= limit or _cell_unproven(connection, event):
                     continue
                 taken.add(serial)
-                unknown_at = now if event.state is ReportState.SENDING else None
+                # A lease that ran out hides a send that may have happened as early as the lease began.
+                unknown_at = row.lease_end - lease_seconds if event.state is ReportState.SENDING else None
                 event = replace(
                     event,
                     state=ReportState.SENDING,
@@ -280,5 +287,5 @@ def _cell_unproven(connection: Connection, event: MeterEvent) -> bool:
 
 
 def _event(row: Any) -> MeterEvent:
-    values = dict(row._mapping)
+    values = {column.name: row._mapping[column.name] for column in _EVENT}
     return MeterEvent(**{**values, "state": ReportState(values["state"])})
