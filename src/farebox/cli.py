@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 import uvicorn
@@ -34,7 +34,7 @@ from farebox.terminal import ERR, OUT, moment, print_error, print_findings, prin
 
 __all__ = ["ACCOUNTS_SHOWN_MAX", "app", "main"]
 
-ACCOUNTS_SHOWN_MAX = 1_000
+ACCOUNTS_SHOWN_MAX: Final = 1_000
 
 app = typer.Typer(add_completion=False)
 keys_app = typer.Typer(help="The API keys of an account.", no_args_is_help=True)
