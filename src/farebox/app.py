@@ -16,7 +16,7 @@ from farebox.config import Settings
 from farebox.domain.access import Facts
 from farebox.domain.accounts import boundaries_of
 from farebox.domain.usage import Increment, bucket_start, checked_quantity
-from farebox.errors import AccountUnknown, InputInvalid, MeterUnknown, StoreError, StoreUnusable
+from farebox.errors import AccountUnknown, InputInvalid, MeterUnknown, ProviderForbidden, StoreError, StoreUnusable
 from farebox.loops import Loop
 from farebox.metering.gate import FEED_POLL_MILLISECONDS, Gate
 from farebox.metering.recorder import Recorder
@@ -326,7 +326,13 @@ class Runtime:
 
     def _bind(self) -> None:
         """Bind the ledger to the Stripe account before the first report; report nothing to another account."""
-        account = self.adapters.provider.account()
+        try:
+            account = self.adapters.provider.account()
+        except ProviderForbidden as error:
+            self.reporter.halted = f"Stripe does not let the key read its own account ({error.internal})."
+            _log.critical("reporter_halted", reason=self.reporter.halted)
+            raise
+        self.reporter.halted = None
         try:
             self.adapters.store.bind_ledger(account.id, self.settings.live)
         except StoreUnusable as error:

@@ -1,7 +1,7 @@
 """The command line: thin. Parse, call a room, print. Errors are words on stderr and a non-zero exit, never a trace."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 import uvicorn
+from rich.text import Text
 from starlette.applications import Starlette
 
 from farebox.app import open_provider, open_store, system_clock
@@ -21,8 +22,8 @@ from farebox.config import Settings, load_settings
 from farebox.demo import run_demo
 from farebox.domain.accounts import current_subscription
 from farebox.domain.catalog import format_minor
-from farebox.domain.reports import ReportState
-from farebox.errors import AccountUnknown, ConfigError, FareboxError, NotFound
+from farebox.domain.reports import MeterEvent, ReportState
+from farebox.errors import AccountUnknown, ConfigError, FareboxError, InputInvalid, NotFound
 from farebox.logs import log_through_logging
 from farebox.ports import Clock, Entropy
 from farebox.protect import Farebox
@@ -32,9 +33,10 @@ from farebox.store.sql import SqlStore
 from farebox.system import SystemEntropy
 from farebox.terminal import ERR, OUT, moment, print_error, print_findings, print_json, print_key, print_rows
 
-__all__ = ["ACCOUNTS_SHOWN_MAX", "app", "main"]
+__all__ = ["ACCOUNTS_SHOWN_MAX", "EVENTS_SHOWN_MAX", "app", "main"]
 
 ACCOUNTS_SHOWN_MAX: Final = 1_000
+EVENTS_SHOWN_MAX: Final = 1_000
 
 app = typer.Typer(add_completion=False)
 keys_app = typer.Typer(help="The API keys of an account.", no_args_is_help=True)
@@ -116,9 +118,8 @@ def push(
         done.append(change)
         if not as_json:
             style = {"create": "green", "update": "yellow"}.get(change.kind, "dim")
-            OUT.print(
-                f"[{style}]{change.kind:<10}[/]", f"{change.object} {change.name}:", change.detail, highlight=False
-            )
+            line = Text.assemble((f"{change.kind:<10} ", style), f"{change.object} {change.name}: {change.detail}")
+            OUT.print(line, soft_wrap=True)
 
     changes = plan_push(settings.catalog, provider)
     if dry_run:
@@ -232,28 +233,26 @@ def customers(config: _Config = None, as_json: _Json = False) -> None:
                 }
             )
     print_rows(rows, as_json=as_json, empty="Nobody has subscribed yet.")
+    _say_if_cut(rows, ACCOUNTS_SHOWN_MAX)
 
 
 @app.command()
 def usage(
-    account: _Account,
+    account: Annotated[str, typer.Argument(help="An account's id, acct_…; with --events none means all.")] = "",
     config: _Config = None,
     events: Annotated[bool, typer.Option("--events", help="The meter events on their way to Stripe instead.")] = False,
+    state: Annotated[ReportState | None, typer.Option(help="Only meter events in this state.")] = None,
     as_json: _Json = False,
 ) -> None:
     """What an account has used in its current period, and how far that has got on its way to Stripe."""
+    if not account and not events:
+        raise InputInvalid("Name an account; `farebox customers` lists them. Or ask for --events of all accounts.")
     with _ledger(config) as (settings, store, clock, _entropy):
-        found = store.account(account)
-        if found is None:
+        found = store.account(account) if account else None
+        if account and found is None:
             raise AccountUnknown(f"There is no account {account!r}. `farebox customers` lists them.")
-        if events:
-            rows: list[dict[str, Any]] = [asdict(event) for event in store.meter_events(account)]
-            shown = ("identifier", "meter", "value", "state", "attempts", "reason")
-            print_rows(
-                rows if as_json else [{name: row[name] for name in shown} for row in rows],
-                as_json=as_json,
-                empty="No usage has been sealed yet.",
-            )
+        if events or found is None:
+            _print_events(store.meter_events(account or None, state=state, limit=EVENTS_SHOWN_MAX), as_json=as_json)
             return
         report = usage_report(store, clock, found, settings.past_due_grace_seconds)
         summary = store.report_summary(account)
@@ -283,6 +282,22 @@ def usage(
     print_rows(rows, as_json=False, empty="Nothing used yet.")
     delivered = summary.quantities[ReportState.DELIVERED]
     OUT.print(f"{delivered} units are at Stripe, {summary.unsealed_quantity} are not sealed yet.", style="dim")
+
+
+def _print_events(events: Sequence[MeterEvent], *, as_json: bool) -> None:
+    rows: list[dict[str, Any]] = [asdict(event) for event in events]
+    shown = ("identifier", "account_id", "meter", "value", "state", "attempts", "reason")
+    print_rows(
+        rows if as_json else [{name: row[name] for name in shown} for row in rows],
+        as_json=as_json,
+        empty="There are no such meter events.",
+    )
+    _say_if_cut(rows, EVENTS_SHOWN_MAX)
+
+
+def _say_if_cut(rows: Sequence[object], limit: int) -> None:
+    if len(rows) == limit:
+        ERR.print(f"Only the first {limit} are shown.", style="dim")
 
 
 @keys_app.command("list")

@@ -217,6 +217,8 @@ def _api_base(value: str | None, key: Secret | None) -> str | None:
 
 
 def _database_url(value: str) -> str:
+    if value.startswith("sqlite:///:memory:"):
+        raise ConfigError("FAREBOX_DATABASE_URL: a ledger in memory would be gone with the process. Name a file.")
     if value.startswith("sqlite:///") and len(value) > len("sqlite:///"):
         return value
     scheme = value.partition(":")[0]

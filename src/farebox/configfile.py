@@ -101,6 +101,8 @@ class _Route(_Table):
             raise ValueError(f'{value!r} must be a method and a path, like "GET /api" or "* /files/**"')
         if found[1] == "HEAD":
             raise ValueError("HEAD follows GET's rule; write GET")
+        if "?" in found[2] or "#" in found[2]:
+            raise ValueError(f"{value!r}: a path is matched without its query; leave ? and # out")
         if "**" in found[2][:-3] or ("*" in found[2] and not found[2].endswith("/**")):
             raise ValueError(f"{value!r}: a star may stand only at the end of the path, as /**")
         return value

@@ -20,7 +20,7 @@ from farebox.domain.usage import checked_quantity
 from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted
 from farebox.logs import log_through_logging
 from farebox.web.calls import SCOPE_KEY, Call, current_call
-from farebox.web.collisions import AppRoute, collisions, unpriced
+from farebox.web.collisions import AppRoute, collisions, free_but_priced, unpriced
 from farebox.web.middleware import Edge, PaidCalls
 from farebox.web.openapi import add_key_to_openapi
 
@@ -168,6 +168,10 @@ class Farebox:
             known = ", ".join(sorted(settings.catalog.meters)) or "none"
             raise ConfigError(
                 f"farebox.price names {unknown[0]!r}, but {settings.path} has no such meter (known: {known})."
+            )
+        for route in free_but_priced(routes, settings.catalog.routes):
+            raise ConfigError(
+                f"{settings.path} makes {route} public, but its code has a farebox.price. Remove one of the two."
             )
         for ours, theirs in collisions(routes, settings.prefix):
             raise ConfigError(

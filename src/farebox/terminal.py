@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from farebox.billing.doctor import Finding
 from farebox.errors import FareboxError
@@ -16,6 +18,7 @@ __all__ = ["ERR", "OUT", "moment", "print_error", "print_findings", "print_json"
 
 OUT: Final = Console()
 ERR: Final = Console(stderr=True)
+_COLUMNS_MAX: Final = 1_000
 
 
 def print_error(error: FareboxError, *, as_json: bool) -> None:
@@ -34,7 +37,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     style = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     for finding in findings:
         text = finding.detail + (f"\n→ {finding.advice}" if finding.advice else "")
-        table.add_row(f"[{style[finding.status]}]{finding.status}[/]", finding.check, text)
+        table.add_row(Text(finding.status, style[finding.status]), finding.check, Text(text))
     OUT.print(table)
 
 
@@ -49,13 +52,18 @@ def print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool, empty: str) -> 
     table = Table(*(name.replace("_", " ") for name in rows[0]), box=None, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*(_cell(name, value) for name, value in row.items()))
+    # Never narrower than its contents: an id that is cut cannot be pasted into the next command.
+    width = Measurement.get(OUT, OUT.options.update(max_width=_COLUMNS_MAX), table).maximum
+    OUT.width = max(width, OUT.width)
     OUT.print(table)
 
 
-def _cell(name: str, value: object) -> str:
+def _cell(name: str, value: object) -> Text:
+    """A value as it is: what strangers wrote is neither markup nor a terminal's command."""
     if value is None:
-        return "–"
-    return moment(value) if name.endswith("_at") and isinstance(value, int) else str(value)
+        return Text("–")
+    text = moment(value) if name.endswith("_at") and isinstance(value, int) else str(value)
+    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text))
 
 
 def moment(at: int) -> str:

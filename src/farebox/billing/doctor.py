@@ -154,7 +154,9 @@ def _reports(store: Store, clock: Clock) -> Iterator[Finding]:
     parked = summary.counts[ReportState.REJECTED] + summary.counts[ReportState.DOUBTFUL]
     if parked:
         detail = f"{parked} meter events are parked"
-        yield Finding("reports", "fail", detail, "See them with `farebox usage --events`, and why.")
+        yield Finding(
+            "reports", "fail", detail, "`farebox usage --events --state rejected` (or doubtful) lists them, and why."
+        )
     age = clock.now_at() - summary.oldest_open_at if summary.oldest_open_at is not None else 0
     if age > OPEN_EVENT_SECONDS_MAX:
         detail = f"the oldest unreported meter event is {age // 60} minutes old"

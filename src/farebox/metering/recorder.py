@@ -22,6 +22,7 @@ RESOLVE_ATTEMPTS_MAX: Final = 3
 RETRY_MILLISECONDS: Final = 250
 GATHER_MILLISECONDS_MAX: Final = 8
 _QUIET_TURNS: Final = 3
+_MAY_HAVE_HAPPENED: Final = "Usage could not be recorded. The call may have done its work."
 
 _log = structlog.get_logger("farebox.recorder")
 
@@ -154,7 +155,7 @@ class Recorder:
         except StoreUnavailable as unknown:
             self._unproven = batch
             if not self._landed(batch):
-                raise StoreUnavailable("Usage could not be recorded. The call may have done its work.") from unknown
+                raise StoreUnavailable(_MAY_HAVE_HAPPENED) from unknown
         self._number = batch.number
 
     def _landed(self, batch: Batch) -> bool:
@@ -164,10 +165,10 @@ class Recorder:
                 landed = self._store.batch_landed(batch)
             except WriterFenced:
                 self._writer, self._unproven = "", None
-                raise StoreUnavailable("Usage could not be recorded. The call may have done its work.") from None
-            except StoreUnavailable:
+                raise StoreUnavailable(_MAY_HAVE_HAPPENED) from None
+            except StoreUnavailable as unknown:
                 if attempt + 1 == RESOLVE_ATTEMPTS_MAX:
-                    raise
+                    raise StoreUnavailable(_MAY_HAVE_HAPPENED, internal=unknown.internal) from unknown
             else:
                 self._unproven, self._number = None, batch.number
                 return landed

@@ -95,7 +95,10 @@ class RouteTable:
     """farebox.toml's routes, first match wins, compiled once. HEAD follows GET's rule; a websocket counts as GET."""
 
     def __init__(self, routes: Iterable[Route], public_paths: Iterable[str] = ()) -> None:
-        rules = [*routes, *(Route("*", path, public=True) for path in public_paths)]
+        rules = list(routes)
+        # The application's own pages come before the first rule that takes everything, so that it does not close them.
+        first = next((i for i, rule in enumerate(rules) if rule.path == "/**"), len(rules))
+        rules[first:first] = [Route("*", path, public=True) for path in public_paths]
         self._rules = [(rule, _compiled(rule.path)) for rule in rules]
         self._remembered: dict[tuple[str, str], Route | None] = {}
 

@@ -9,7 +9,7 @@ from starlette.routing import compile_path
 from farebox.domain.catalog import Route
 from farebox.web.calls import RouteTable
 
-__all__ = ["BILLING_ROUTES", "AppRoute", "collisions", "unpriced"]
+__all__ = ["BILLING_ROUTES", "AppRoute", "collisions", "free_but_priced", "unpriced"]
 
 BILLING_ROUTES: Final = (
     ("GET", "/"),
@@ -75,6 +75,16 @@ def unpriced(routes: Iterable[AppRoute], rules: Sequence[Route], public: Sequenc
             if table.find(method, route.path) is None:
                 found.append(f"{method} {route.path}")
     return found
+
+
+def free_but_priced(routes: Iterable[AppRoute], rules: Sequence[Route]) -> Iterator[str]:
+    """The application's paths that farebox.toml makes public and the code gives a price: one of them is a mistake."""
+    table = RouteTable(rules)
+    for route in routes:
+        for method in sorted(route.methods - {"HEAD", "OPTIONS"}):
+            found = table.find(method, route.path)
+            if route.priced and found is not None and found.public:
+                yield f"{method} {route.path}"
 
 
 def _open_ended(route: AppRoute) -> str:

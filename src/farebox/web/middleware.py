@@ -201,7 +201,14 @@ async def _serve_billing(edge: Edge, scope: Scope, receive: Receive, send: Send)
     """Farebox's own routes. What a request changed is known in this process before its answer leaves."""
     root = scope.get("root_path", "")
     inner = {**scope, "root_path": root + edge.prefix, "app_root_path": root}
-    if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+    if scope.get("method") == "HEAD":
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await edge.billing({**inner, "method": "GET"}, receive, send_head)
+        return
+    if scope["type"] != "http" or scope["method"] in ("GET", "OPTIONS"):
         await edge.billing(inner, receive, send)
         return
 

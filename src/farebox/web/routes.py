@@ -310,6 +310,8 @@ async def _body(request: Request, model: type[_Asked]) -> _Asked:
         raise InputInvalid("The body is neither JSON nor a form.") from None
     if not isinstance(found, dict):
         raise InputInvalid("The body must be a JSON object.")
+    if _is_form(request) and raw.lstrip().startswith(b"{"):
+        raise InputInvalid("The body looks like JSON but came as a form. Send `Content-Type: application/json`.")
     try:
         return model.model_validate(found)
     except ValidationError as error:
