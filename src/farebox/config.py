@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
@@ -159,7 +159,10 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _environment() -> dict[str, str]:
-    beneath = {k: v for k, v in dotenv_values(".env").items() if v is not None}
+    try:
+        beneath = {k: v for k, v in dotenv_values(".env").items() if v is not None}
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f".env cannot be read as UTF-8 text: {error}.") from error
     return {**beneath, **os.environ}
 
 
@@ -210,8 +213,8 @@ def _api_base(value: str | None, key: Secret | None) -> str | None:
             "STRIPE_API_BASE points at a local Stripe, but STRIPE_SECRET_KEY is a live key. "
             "Remove STRIPE_API_BASE to go live, or use a test key."
         )
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or parts.hostname not in _LOOPBACK_HOSTS:
+    parts = _address(value)
+    if parts is None or parts.hostname not in _LOOPBACK_HOSTS:
         raise ConfigError("STRIPE_API_BASE must be a loopback address such as http://127.0.0.1:8001.")
     return value.rstrip("/")
 
@@ -228,12 +231,24 @@ def _database_url(value: str) -> str:
 def _public_url(value: str | None, key: Secret | None) -> str | None:
     if value is None:
         return None
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+    parts = _address(value)
+    if parts is None or parts.query or parts.fragment or parts.username:
         raise ConfigError("FAREBOX_PUBLIC_URL must be a plain address such as https://api.example.com.")
     if key is not None and key.reveal()[3:7] == "live" and parts.scheme != "https":
         raise ConfigError("FAREBOX_PUBLIC_URL must begin with https:// when a live Stripe key is used.")
     return value.rstrip("/")
+
+
+def _address(value: str) -> SplitResult | None:
+    """The parts of an http or https address, or None when it is not one that can stand in a link."""
+    if not value.isascii() or not value.isprintable() or " " in value:
+        return None
+    try:
+        parts = urlsplit(value)
+        known = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    return parts if known else None
 
 
 def _secrets(value: str | None, name: str, characters_min: int, prefix: str = "") -> tuple[Secret, ...]:
@@ -241,6 +256,8 @@ def _secrets(value: str | None, name: str, characters_min: int, prefix: str = ""
         return ()
     found = [entry.strip() for entry in value.split(",")]
     for entry in found:
+        if not entry.isprintable():
+            raise ConfigError(f"{name}: an entry has characters that are no text.")
         if not entry.startswith(prefix):
             raise ConfigError(f"{name}: each entry must begin with {prefix}.")
         if len(entry) < characters_min:

@@ -152,8 +152,9 @@ class Kit:
         self.sandbox.pay(session_id, **_CARD)
 
     def _share(self, client: _Client) -> _Client:
-        """Let the client run on the event loop on which the application was started."""
+        """Let the client run on the event loop on which the application was started, with its lifespan's state."""
         client.portal = self._base.portal
+        client.app_state.update(self._base.app_state)
         return client
 
     def _receive(self, _url: str, headers: dict[str, str], body: bytes) -> int | None:

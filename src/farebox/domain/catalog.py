@@ -1,11 +1,16 @@
 """What is sold: meters, prices, plans, and which route costs what. Built once from farebox.toml, never changed."""
 
+import re
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, localcontext
 from typing import Final
 
+from farebox.domain.rating import money_context
+
 __all__ = [
+    "AMOUNT_CHARACTERS_MAX",
     "UNIT_AMOUNT_DECIMALS_MAX",
+    "UNIT_AMOUNT_MAX",
     "Catalog",
     "Meter",
     "Plan",
@@ -17,6 +22,9 @@ __all__ = [
 ]
 
 UNIT_AMOUNT_DECIMALS_MAX: Final = 12  # of a minor unit, as Stripe takes them
+UNIT_AMOUNT_MAX: Final = 10**15  # minor units
+AMOUNT_CHARACTERS_MAX: Final = 40
+_AMOUNT: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
 _ZERO_DECIMAL: Final = frozenset(
     ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf"]
 )
@@ -92,13 +100,14 @@ def minor_units(amount: str, currency: str) -> Decimal:
 
     ValueError with a reason when it is not one.
     """
-    try:
-        value = Decimal(amount)
-    except InvalidOperation:
-        raise ValueError(f'{amount!r} is not a decimal number; write it like "1.00"') from None
-    if not value.is_finite() or value < 0:
+    if not _AMOUNT.fullmatch(amount) or len(amount) > AMOUNT_CHARACTERS_MAX:
+        raise ValueError(f'{amount[:60]!r} is not a decimal number; write it like "1.00"')
+    with localcontext(money_context()):
+        minor = Decimal(amount).scaleb(currency_decimals(currency)).normalize()
+    if minor.is_signed():
         raise ValueError(f"{amount!r} must be a finite amount, zero or more")
-    minor = value.scaleb(currency_decimals(currency)).normalize()
+    if minor > UNIT_AMOUNT_MAX:
+        raise ValueError(f"{amount!r} is more than {UNIT_AMOUNT_MAX} minor units")
     exponent = minor.as_tuple().exponent
     if isinstance(exponent, int) and -exponent > UNIT_AMOUNT_DECIMALS_MAX:
         raise ValueError(
@@ -110,7 +119,8 @@ def minor_units(amount: str, currency: str) -> Decimal:
 def format_minor(amount: Decimal | int, currency: str) -> str:
     """Show minor units for people: 2500 usd → "25.00 USD"; keeps all decimals of an exact unit amount."""
     decimals = currency_decimals(currency)
-    value = Decimal(amount).scaleb(-decimals)
-    exponent = value.normalize().as_tuple().exponent
+    with localcontext(money_context()):
+        value = Decimal(amount).scaleb(-decimals)
+        exponent = value.normalize().as_tuple().exponent
     places = max(decimals, -exponent if isinstance(exponent, int) else 0)
     return f"{value:.{places}f} {currency.upper()}"

@@ -52,18 +52,18 @@ class Call:
         self.operation = operation
         self.meters = meters
         self.charges: dict[str, int] = {}
-        self.from_code: set[str] = set()
+        self.from_code: dict[str, int] = {}
         self.begun = False
 
     def price(self, meter: str, quantity: int) -> None:
         """What the route costs, from code: replaces what farebox.toml says for this meter, and adds up among itself."""
-        before = self.charges.get(meter, 0) if meter in self.from_code else 0
-        self._set(meter, before, quantity)
-        self.from_code.add(meter)
+        self._set(meter, self.from_code.get(meter, 0), quantity)
+        self.from_code[meter] = self.charges[meter]
 
     def charge(self, meter: str, quantity: int) -> None:
         """Add to what the call costs. MeterUnknown, QuantityInvalid or ChargeTooLate leave everything as it was."""
         self._set(meter, self.charges.get(meter, 0), quantity)
+        self.from_code[meter] = self.from_code.get(meter, 0) + quantity
 
     def _set(self, meter: str, before: int, quantity: int) -> None:
         if self.begun:
@@ -122,7 +122,8 @@ def _compiled(path: str) -> re.Pattern[str]:
         "[^/]+" if part.startswith("{") and part.endswith("}") else re.escape(part)
         for part in re.split(r"(\{[^/{}]*\})", body)
     )
-    return re.compile(pattern + ("(/.*)?" if path.endswith("/**") else ""), re.DOTALL)
+    # The application's own routes end in "$", which also matches before a last newline: what is served is priced.
+    return re.compile(pattern + ("(/.*)?" if path.endswith("/**") else "\n?"), re.DOTALL)
 
 
 def credential_of(scope: Mapping[str, Any], credentials: Sequence[str]) -> str:

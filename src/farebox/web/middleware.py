@@ -95,9 +95,9 @@ class PaidCalls:
         if edge is None:
             await _refuse(_not_started(), scope, receive, send, pay_url=None)
             return
-        path = scope["path"]
+        path = _route_path(scope)
         if path.startswith(edge.prefix) and path[len(edge.prefix) :][:1] in ("", "/"):
-            await _serve_billing(edge, scope, receive, send)
+            await _serve_billing(edge, path, scope, receive, send)
             return
         method = scope.get("method", "GET")
         if method == "OPTIONS" and _is_preflight(scope):
@@ -197,10 +197,10 @@ class _Answer:
         await self._send(message)
 
 
-async def _serve_billing(edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+async def _serve_billing(edge: Edge, path: str, scope: Scope, receive: Receive, send: Send) -> None:
     """Farebox's own routes. What a request changed is known in this process before its answer leaves."""
     root = scope.get("root_path", "")
-    inner = {**scope, "root_path": root + edge.prefix, "app_root_path": root}
+    inner = {**scope, "path": root + path, "root_path": root + edge.prefix, "app_root_path": root}
     if scope.get("method") == "HEAD":
 
         async def send_head(message: Message) -> None:
@@ -229,6 +229,14 @@ async def _refuse(error: FareboxError, scope: Scope, receive: Receive, send: Sen
         await send({"type": "websocket.close", "code": 1008, "reason": error.code})
         return
     await problem_response(error, pay_url=pay_url)(scope, receive, send)
+
+
+def _route_path(scope: Scope) -> str:
+    """The path as the application's own router sees it: without what a proxy or an outer mount stands for."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    if root and path.startswith(root) and path[len(root) :][:1] in ("", "/"):
+        return path[len(root) :]
+    return path
 
 
 def _is_preflight(scope: Scope) -> bool:

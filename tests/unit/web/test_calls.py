@@ -1,0 +1,274 @@
+"""One call at the edge: what it is charged, which rule prices it, and which key it carries."""
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from farebox.domain.access import Grant
+from farebox.domain.accounts import Account, Subscription
+from farebox.domain.catalog import Meter, Route
+from farebox.domain.keys import mint
+from farebox.domain.usage import QUANTITY_MAX
+from farebox.errors import (
+    ChargeOutsideCall,
+    ChargeTooLate,
+    CredentialsConflict,
+    FareboxError,
+    KeyInvalid,
+    KeyMissing,
+    MeterUnknown,
+    QuantityInvalid,
+)
+from farebox.web.calls import (
+    CREDENTIAL_CHARACTERS_MAX,
+    QUERY_FIELDS_MAX,
+    ROUTES_REMEMBERED_MAX,
+    Call,
+    RouteTable,
+    credential_of,
+    current_call,
+)
+
+HOUR = 1_800_000_000
+METERS = {name: Meter(name, name, name) for name in ("calls", "tokens")}
+KEY = mint(b"k" * 32, live=False).reveal()
+OTHER = mint(b"o" * 32, live=False).reveal()
+BOTH = ("bearer", "x-api-key")
+
+
+def call(*, boundaries: tuple[int, ...] = (), **charges: int) -> Call:
+    """A call that farebox.toml prices as told."""
+    subscription = Subscription("sub_1", "cus_1", "payg", "active", HOUR)
+    made = Call(Grant(Account("acct_1", HOUR), "key_1", subscription, boundaries), "GET /api", METERS)
+    made.charges.update(charges)
+    return made
+
+
+def test_code_replaces_the_file() -> None:
+    """A price in code stands in the place of farebox.toml's for its meter only, and prices in code add up."""
+    paid = call(calls=1, tokens=7)
+    paid.price("calls", 5)
+    assert paid.charges == {"calls": 5, "tokens": 7}
+    paid.price("calls", 2)
+    assert paid.charges == {"calls": 7, "tokens": 7}
+
+
+def test_charges_add_up() -> None:
+    """A charge adds to whatever the call costs already, also where the file or the price says nothing or zero."""
+    paid = call(calls=1)
+    paid.charge("calls", 3)
+    paid.charge("tokens", 120)
+    paid.charge("tokens", 0)
+    assert paid.charges == {"calls": 4, "tokens": 120}
+    free = call(calls=1)
+    free.price("calls", 0)
+    assert free.charges == {"calls": 0}
+
+
+def test_a_price_keeps_earlier_charges() -> None:
+    """What a dependency charged before the price was read stays charged: only the file's quantity is replaced."""
+    paid = call(calls=1)
+    paid.charge("calls", 3)
+    paid.price("calls", 5)
+    assert paid.charges == {"calls": 8}
+
+
+@pytest.mark.parametrize(
+    ("meter", "quantity", "error"),
+    [
+        ("calls", -1, QuantityInvalid),
+        ("calls", 1.0, QuantityInvalid),
+        ("calls", True, QuantityInvalid),
+        ("calls", "1", QuantityInvalid),
+        ("calls", None, QuantityInvalid),
+        ("calls", float("nan"), QuantityInvalid),
+        ("calls", QUANTITY_MAX + 1, QuantityInvalid),
+        ("calls", QUANTITY_MAX, QuantityInvalid),  # beside the one of the file
+        ("cals", 1, MeterUnknown),
+        ("", 1, MeterUnknown),
+    ],
+)
+def test_a_refused_charge_changes_nothing(meter: str, quantity: Any, error: type[FareboxError]) -> None:
+    """A26: a charge that cannot be is refused whole, and the call costs what it did before."""
+    paid = call(calls=1)
+    with pytest.raises(error, match=meter or "no meter"):
+        paid.charge(meter, quantity)
+    assert paid.charges == {"calls": 1}
+
+
+@pytest.mark.parametrize("how", ["charge", "price"])
+def test_nothing_after_the_answer(how: str) -> None:
+    """Once the answer has begun a charge is refused and says what to use, since nothing could stop the answer."""
+    paid = call(calls=1)
+    paid.begun = True
+    with pytest.raises(ChargeTooLate, match=r"farebox\.record"):
+        getattr(paid, how)("calls", 1)
+    assert paid.charges == {"calls": 1}
+
+
+def test_no_call_no_charge() -> None:
+    """Code that runs outside a paid call is told so."""
+    with pytest.raises(ChargeOutsideCall, match=r"farebox\.record"):
+        current_call()
+
+
+def test_increments() -> None:
+    """L4: each charged meter is one call in the bucket of the hour, or since the period's start within it."""
+    paid = call(boundaries=(HOUR + 60,), calls=2, tokens=0)
+    before, after = paid.increments(HOUR + 59), paid.increments(HOUR + 60)
+    assert [(i.meter, i.quantity, i.calls, i.bucket_start, i.used_at) for i in before] == [
+        ("calls", 2, 1, HOUR, HOUR + 59),
+        ("tokens", 0, 1, HOUR, HOUR + 59),
+    ]
+    assert {i.bucket_start for i in after} == {HOUR + 60}
+    assert {(i.account_id, i.key_id, i.operation, i.record_id) for i in after} == {
+        ("acct_1", "key_1", "GET /api", None)
+    }
+
+
+TABLE = RouteTable(
+    [
+        Route("GET", "/api", False, "calls", 1),
+        Route("*", "/files/**", False, "calls", 2),
+        Route("GET", "/users/{id}/posts", False, "calls", 3),
+        Route("POST", "/a.b", False, "calls", 4),
+        Route("GET", "/files/open", True),
+    ],
+    ["/docs"],
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "found"),
+    [
+        ("GET", "/api", "GET /api"),
+        ("HEAD", "/api", "GET /api"),
+        ("POST", "/api", None),
+        ("OPTIONS", "/api", None),
+        ("get", "/api", None),
+        ("GET", "/api/", None),
+        ("GET", "/apis", None),
+        ("GET", "//api", None),
+        ("GET", "/API", None),
+        ("DELETE", "/files", "* /files/**"),
+        ("GET", "/files/", "* /files/**"),
+        ("GET", "/files/open", "* /files/**"),  # the first match wins
+        ("GET", "/files/a/b\nc", "* /files/**"),
+        ("GET", "/filesystem", None),
+        ("GET", "/users/7/posts", "GET /users/{id}/posts"),
+        ("GET", "/users//posts", None),
+        ("GET", "/users/7/8/posts", None),
+        ("GET", "/users/{id}/posts", "GET /users/{id}/posts"),
+        ("POST", "/a.b", "POST /a.b"),
+        ("POST", "/axb", None),
+        ("PUT", "/docs", "* /docs"),
+    ],
+)
+def test_which_rule(method: str, path: str, found: str | None) -> None:
+    """First match wins, on the whole path; HEAD follows GET's rule; a star takes all below; braces take one segment.
+
+    Asked twice, so that the remembered answer is the same.
+    """
+    for _ in range(2):
+        rule = TABLE.find(method, path)
+        assert (rule.match if rule is not None else None) == found
+
+
+def test_own_pages() -> None:
+    """The pages that describe the API stay open under a rule for everything, not under one that names them."""
+    everything = Route("*", "/**", False, "calls", 1)
+    found = RouteTable([everything], ["/docs"]).find("GET", "/docs")
+    assert found is not None
+    assert found.public
+    assert RouteTable([Route("GET", "/docs", False), everything], ["/docs"]).find("GET", "/docs") == Route(
+        "GET", "/docs", False
+    )
+
+
+def test_the_table_stays_small() -> None:
+    """However many different paths strangers ask for, so many answers are remembered and no more."""
+    table = RouteTable([Route("GET", "/a/{x}", False, "calls", 1)])
+    for n in range(ROUTES_REMEMBERED_MAX + 10):
+        assert table.find("GET", f"/a/{n}") is not None
+    assert len(table._remembered) == 10
+
+
+def carried(
+    *headers: tuple[bytes, str], query: str = "", credentials: tuple[str, ...] = BOTH
+) -> str | type[FareboxError]:
+    """The key found, or the kind of refusal."""
+    fields = [(name, value.encode("latin-1")) for name, value in headers]
+    try:
+        return credential_of({"headers": fields, "query_string": query.encode()}, credentials)
+    except FareboxError as error:
+        return type(error)
+
+
+AUTH, APIKEY = b"authorization", b"x-api-key"
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ([], KeyMissing),
+        ([(AUTH, "Basic Zm9vOmJhcg==")], KeyMissing),
+        ([(AUTH, "Bearer")], KeyInvalid),
+        ([(AUTH, f"Bearer {KEY}")], KEY),
+        ([(AUTH, f"bEARER   {KEY} ")], KEY),
+        ([(APIKEY, f" {KEY}\t")], KEY),
+        ([(APIKEY, "")], KeyInvalid),
+        ([(AUTH, "Bearer a.jwt.of-the-seller")], KeyInvalid),
+        ([(AUTH, "Bearer a.jwt.of-the-seller"), (APIKEY, KEY)], KEY),
+        ([(AUTH, f"Bearer {KEY}"), (APIKEY, KEY)], KEY),
+        ([(APIKEY, KEY), (APIKEY, KEY)], KEY),
+        ([(AUTH, f"Bearer {KEY}"), (APIKEY, OTHER)], CredentialsConflict),
+        ([(APIKEY, KEY), (APIKEY, OTHER)], CredentialsConflict),
+        ([(AUTH, f"Bearer {KEY}"), (AUTH, f"Bearer {OTHER}")], CredentialsConflict),
+        ([(AUTH, f"Bearer {KEY}"), (APIKEY, "something-else")], CredentialsConflict),
+        ([(APIKEY, f"{KEY},{OTHER}")], f"{KEY},{OTHER}"),  # one text, which no checksum will hold for
+        ([(APIKEY, "fb_" + "x" * (CREDENTIAL_CHARACTERS_MAX - 3))], "fb_" + "x" * (CREDENTIAL_CHARACTERS_MAX - 3)),
+        ([(APIKEY, "fb_" + "x" * (CREDENTIAL_CHARACTERS_MAX - 2))], KeyInvalid),
+    ],
+)
+def test_which_key(headers: list[tuple[bytes, str]], found: object) -> None:
+    """A23: one key, wherever it stands; several different ones are refused; the seller's own Bearer is let alone."""
+    assert carried(*headers) == found
+
+
+def test_only_where_configured() -> None:
+    """A credential is looked for only where farebox.toml says."""
+    assert carried((AUTH, f"Bearer {KEY}"), credentials=("x-api-key",)) is KeyMissing
+    assert carried((APIKEY, KEY), credentials=("bearer",)) is KeyMissing
+    assert carried(query=f"api_key={KEY}") is KeyMissing
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        (f"api_key={KEY}", KEY),
+        (f"a=1&api_key={KEY}&api_key={KEY}", KEY),
+        (f"api_key={KEY}&api_key={OTHER}", CredentialsConflict),
+        (f"API_KEY={KEY}", KeyMissing),
+        ("api_key=", KeyMissing),
+        ("api_key=%00%ff", KeyInvalid),
+        ("&".join(f"a{n}=1" for n in range(QUERY_FIELDS_MAX + 1)), KeyInvalid),
+    ],
+)
+def test_keys_in_the_query(query: str, found: object) -> None:
+    """Asked for, a query field carries the key too, under the same rules, and a giant query is not searched."""
+    assert carried(query=query, credentials=("bearer", "query:api_key")) == found
+    assert carried((AUTH, f"Bearer {KEY}"), query=f"api_key={OTHER}", credentials=("bearer", "query:api_key")) is (
+        CredentialsConflict
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([AUTH, APIKEY, b"cookie"]), st.binary(max_size=60)), max_size=6), st.binary())
+def test_any_bytes(headers: list[tuple[bytes, bytes]], query: bytes) -> None:
+    """A22: whatever bytes a request carries, the answer is a key's text or a refusal."""
+    scope = {"headers": headers, "query_string": query}
+    with contextlib.suppress(KeyMissing, KeyInvalid, CredentialsConflict):
+        assert credential_of(scope, ("bearer", "x-api-key", "query:k")).startswith("fb_")
