@@ -423,6 +423,11 @@ def test_the_public_door_is_narrow() -> None:
     assert sorted(farebox.__all__) == list(farebox.__all__)
 
 
+def test_the_package_is_typed() -> None:
+    """Type checkers read Farebox's own annotations in a seller's project."""
+    assert Path(farebox.__file__).with_name("py.typed").exists()
+
+
 def test_every_test_says_its_promise() -> None:
     """A test's docstring is the promise it keeps."""
     silent = [
