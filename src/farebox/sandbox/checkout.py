@@ -4,11 +4,11 @@ from typing import Any, Final
 
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
-from farebox.sandbox.customers import attach_card, create_customer, live_customer
+from farebox.sandbox.customers import attach_card, check_card, create_customer, live_customer
 from farebox.sandbox.errors import invalid, not_modelled, wrong_state
 from farebox.sandbox.params import array, enum, integer, metadata, obj, required, text
 from farebox.sandbox.state import StripeObject
-from farebox.sandbox.subscriptions import BILLING_MODE, ITEMS_MAX, create_subscription
+from farebox.sandbox.subscriptions import BILLING_MODE, ITEMS_MAX, check_prices, create_subscription
 
 __all__ = ["EXPIRY_SECONDS_MAX", "EXPIRY_SECONDS_MIN", "ROUTES", "expire", "pay", "success_url"]
 
@@ -100,18 +100,11 @@ def _create(ctx: Context) -> StripeObject:
 
 
 def _line_items(ctx: Context, asked: list[dict[str, Any]]) -> list[StripeObject]:
-    if not asked:
-        raise invalid("line_items needs at least one item.", param="line_items")
+    known = [ctx.state.objects["price"].get(entry["price"]) for entry in asked]
+    if any(price is not None and price["recurring"] is None for price in known):
+        raise not_modelled("one-time prices in checkout yet")
     items = []
-    for i, entry in enumerate(asked):
-        where = f"line_items[{i}]"
-        price = ctx.state.get("price", entry["price"], param=f"{where}[price]", status=400)
-        if not price["active"]:
-            raise invalid(f"The price {price['id']} is inactive.", param=f"{where}[price]")
-        if price["recurring"] is None:
-            raise not_modelled("one-time prices in checkout yet")
-        if price["recurring"]["usage_type"] == "metered" and "quantity" in entry:
-            raise invalid("Quantity should not be specified where usage_type is `metered`.", param=f"{where}[quantity]")
+    for price in check_prices(ctx, asked, "line_items"):
         product = ctx.state.objects["product"][price["product"]]
         items.append(
             {
@@ -136,13 +129,15 @@ def pay(ctx: Context, session: StripeObject, *, email: str, number: str, expiry:
     """What the hosted page's button does: take the card, begin the subscription, complete the session."""
     if session["status"] != "open":
         raise wrong_state(f"This checkout session is {session['status']}.")
+    card = check_card(ctx, number, expiry, cvc)
+    items = [{"price": line["price"]["id"]} for line in session["_line_items"]["data"]]
+    check_prices(ctx, items, "line_items")  # again: one may have been retired since
     customer = ctx.state.objects["customer"].get(session["customer"] or "")
     if customer is None:
         found = {"email": session["customer_email"] or email} if session["customer_email"] or email else {}
         customer = create_customer(ctx, found)
-    method = attach_card(ctx, customer, number, expiry, cvc)
-    options = dict(session["_subscription_data"])
-    items = [{"price": line["price"]["id"]} for line in session["_line_items"]["data"]]
+    method = attach_card(ctx, customer, card)
+    options = session["_subscription_data"]
     subscription = create_subscription(ctx, customer, items, {**options, "default_payment_method": method["id"]})
     # Purely metered in flexible mode: there is no first invoice, so nothing is due today.
     session.update(

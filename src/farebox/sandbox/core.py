@@ -3,23 +3,25 @@
 Authentication, idempotency, faults, expansion and the error shape live here; what a route does, in its module.
 """
 
+import base64
+import copy
 import hashlib
 import json
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import unquote
 
 from farebox.sandbox.clock import SandboxClock
+from farebox.sandbox.decimals import encode
 from farebox.sandbox.errors import StripeError, not_modelled
 from farebox.sandbox.faults import Faults, Reset
 from farebox.sandbox.forms import Form, decode
 from farebox.sandbox.ids import Ids
 from farebox.sandbox.params import Field, array, check, integer, text
+from farebox.sandbox.paths import compiled, is_stripes
 from farebox.sandbox.state import API_VERSION, State, StripeObject, visible
 
 __all__ = [
@@ -41,11 +43,6 @@ _OLDEST_VERSION: Final = "2025-03-31"
 _PAGING: Final = {"limit": integer(1, PAGE_ITEMS_MAX), "starting_after": text(), "ending_before": text()}
 _LIVE: Final = ("sk_live_", "rk_live_")
 _TEST: Final = ("sk_test_", "rk_test_")
-# Stripe has these; this stand-in does not. Said with 501, never faked.
-_ABSENT: Final = re.compile(
-    r"/v1/(charges|coupons|credit_notes|disputes|invoiceitems|payment_intents|promotion_codes|quotes|refunds|setup_intents|"
-    r"subscription_schedules|tax|test_helpers|tokens|billing/(alerts|credit_|meter_event_adjustments)|payment_methods$)|/v2/"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +85,32 @@ class Route:
     paged: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One API request whose path is known. `key` is its Idempotency-Key, which counts on POST only."""
+
+    state: State
+    route: Route
+    path: str
+    ids: dict[str, str]
+    given: Mapping[str, Form]
+    id: str
+    key: str | None
+    fingerprint: str
+
+    @property
+    def one_key(self) -> tuple[str, str] | None:
+        return (self.state.account_id, self.key) if self.key is not None and self.route.method == "POST" else None
+
+    @property
+    def one_meter(self) -> tuple[str, ...] | None:
+        """The customer and meter of a meter event: Stripe takes one at a time for both."""
+        payload = self.given.get("payload")
+        if self.path != _METER_EVENTS or not isinstance(payload, dict):
+            return None
+        return self.state.account_id, str(self.given.get("event_name")), str(payload.get("stripe_customer_id"))
+
+
 class SandboxCore:
     """All accounts, one clock. Subclassed by Sandbox, which knows the routes and what happens when time passes."""
 
@@ -99,10 +122,10 @@ class SandboxCore:
         self.accounts: dict[str, State] = {}
         self.aggregation_lag_seconds = 0
         self.base_url = "http://127.0.0.1:8001"
-        self._routes = [(route, _compiled(route.template)) for route in routes]
+        self._routes = [(route, compiled(route.template)) for route in routes]
         self._instant: int | None = None
         self._quiet_until = 0  # nothing falls due by itself before this; 0 when that must be worked out again
-        self._in_flight: set[tuple[str, str, str]] = set()
+        self._in_flight: set[tuple[str, ...]] = set()
         self._in_flight_lock = threading.Lock()
 
     @property
@@ -130,8 +153,10 @@ class SandboxCore:
         state: State | None = None
         try:
             state = self._account(sent)
+            route, ids = self._route(method, path)
             given = {**decode(query.encode()), **decode(body)}
-            answer = self._guarded(state, method, path, given, sent, request_id, body)
+            key = sent.get("idempotency-key")
+            answer = self._answer(_Request(state, route, path, ids, given, request_id, key, _fingerprint(path, body)))
         except StripeError as error:
             answer = Answer(error.status, error.headers, json.dumps(error.body(), indent=2).encode())
         self._remember(state, method, path, request_id, answer)
@@ -139,14 +164,13 @@ class SandboxCore:
         return Answer(answer.status, {**headers_out, **answer.headers}, answer.body)
 
     def _account(self, sent: Mapping[str, str]) -> State:
-        scheme, _, key = sent.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        key = _key_of(sent.get("authorization", ""))
+        if not key:
             raise StripeError(
                 401,
                 "invalid_request_error",
                 "You did not provide an API key. Send `Authorization: Bearer sk_test_…`; any test key works here.",
             )
-        key = key.strip()
         if key.startswith(_LIVE):
             raise StripeError(
                 401,
@@ -166,144 +190,129 @@ class SandboxCore:
             fresh = State.of_key(key)
             return self.accounts.setdefault(fresh.account_id, fresh)
 
-    def _guarded(
-        self,
-        state: State,
-        method: str,
-        path: str,
-        given: dict[str, Form],
-        sent: Mapping[str, str],
-        request_id: str,
-        body: bytes,
-    ) -> Answer:
-        """Faults before and after, one meter event in flight for each customer and meter, then the route."""
-        with self._serial(state, path, given):
-            fault = self.faults.next(method, path)
+    def _route(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        for route, pattern in self._routes:
+            found = pattern.fullmatch(path)
+            if found is not None and route.method == method:
+                return route, {name: unquote(value) for name, value in found.groupdict().items()}
+        if is_stripes(method, path):
+            raise not_modelled(f"{method} {path}")
+        raise StripeError(
+            404,
+            "invalid_request_error",
+            f"Unrecognized request URL ({method}: {path}). Please see https://stripe.com/docs for the API's paths.",
+        )
+
+    def _answer(self, request: _Request) -> Answer:
+        """One request for each idempotency key, one meter event for each customer and meter; faults; then the work."""
+        with self._alone(request.one_key, _key_in_use), self._alone(request.one_meter, _lock_timeout):
+            saved = self._saved(request)
+            fault = self.faults.next(request.route.method, request.path)
             if fault is not None:
                 self.clock.sleep_ms(fault.latency_ms)
                 if fault.reset == "before":
                     raise Reset
-                if fault.status is not None:
-                    return self._fault_answer(state, fault.status, sent, body, path)
-            answer = self._idempotent(state, method, path, given, sent, request_id, body)
+            if saved is not None:
+                answer = saved
+            elif fault is not None and fault.status is not None:
+                answer = self._trouble(request, fault.status)
+            else:
+                answer = self._dispatch(request)
             if fault is not None and fault.reset == "after":
                 raise Reset
             return answer
 
-    def _fault_answer(self, state: State, status: int, sent: Mapping[str, str], body: bytes, path: str) -> Answer:
-        kind = "rate_limit_error" if status == 429 else "api_error"
-        error = StripeError(status, kind, f"The local Stripe was asked to answer {status} here.")
-        content = json.dumps(error.body()).encode()
-        key = sent.get("idempotency-key")
-        if status >= 500 and key is not None:
-            state.saved_answers[key] = (_fingerprint(path, body), status, content)
-        return Answer(status, {}, content)
-
     @contextmanager
-    def _serial(self, state: State, path: str, given: Mapping[str, Form]) -> Iterator[None]:
-        payload = given.get("payload")
-        if path != _METER_EVENTS or not isinstance(payload, dict):
+    def _alone(self, one: tuple[str, ...] | None, refusal: Callable[[], StripeError]) -> Iterator[None]:
+        """Refuse a second request for the same while the first is being served. None is shared by all."""
+        if one is None:
             yield
             return
-        one = (state.account_id, str(given.get("event_name")), str(payload.get("stripe_customer_id")))
         with self._in_flight_lock:
-            busy = one in self._in_flight
+            if one in self._in_flight:
+                raise refusal()
             self._in_flight.add(one)
-        if busy:
-            error = StripeError(
-                429,
-                "invalid_request_error",
-                "This object cannot be accessed right now because another API request is currently accessing it. "
-                "Send meter events of one customer and meter one after another.",
-                code="lock_timeout",
-            )
-            error.headers["Stripe-Rate-Limited-Reason"] = "resource-specific"
-            raise error
         try:
             yield
         finally:
             with self._in_flight_lock:
                 self._in_flight.discard(one)
 
-    def _idempotent(
-        self,
-        state: State,
-        method: str,
-        path: str,
-        given: dict[str, Form],
-        sent: Mapping[str, str],
-        request_id: str,
-        body: bytes,
-    ) -> Answer:
-        key = sent.get("idempotency-key")
-        if key is not None and len(key) > IDEMPOTENCY_KEY_CHARACTERS_MAX:
+    def _saved(self, request: _Request) -> Answer | None:
+        """The answer that the request's idempotency key has got already."""
+        if request.one_key is None:
+            return None
+        _, key = request.one_key
+        if len(key) > IDEMPOTENCY_KEY_CHARACTERS_MAX:
             raise StripeError(400, "idempotency_error", "Idempotency keys have at most 255 characters.")
         with self.lock:
-            self.tick()
-            if method != "POST" or key is None:
-                return self._dispatch(state, method, path, given, request_id, key)
-            print_ = _fingerprint(path, body)
-            saved = state.saved_answers.get(key)
-            if saved is not None:
-                if saved[0] != print_:
-                    raise StripeError(
-                        400,
-                        "idempotency_error",
-                        "Keys for idempotent requests can only be used with the same parameters they were first used "
-                        f"with. Try using a key other than '{key}' if you meant to execute a different request.",
-                    )
-                return Answer(saved[1], {"Idempotent-Replayed": "true"}, saved[2])
-            try:
-                answer = self._dispatch(state, method, path, given, request_id, key)
-            except StripeError as error:
-                if error.status != 400 or error.code not in ("parameter_unknown", "parameter_missing"):
-                    state.saved_answers[key] = (print_, error.status, json.dumps(error.body()).encode())
-                raise
-            state.saved_answers[key] = (print_, answer.status, answer.body)
-            return answer
+            request.state.forget(self.now_at)
+            saved = request.state.saved_answers.get(key)
+        if saved is None:
+            return None
+        fingerprint, status, body = saved
+        if fingerprint != request.fingerprint:
+            raise StripeError(
+                400,
+                "idempotency_error",
+                "Keys for idempotent requests can only be used with the same parameters they were first used "
+                f"with. Try using a key other than '{key}' if you meant to execute a different request.",
+            )
+        return Answer(status, {"Idempotent-Replayed": "true"}, body)
 
-    def _dispatch(
-        self, state: State, method: str, path: str, given: dict[str, Form], request_id: str, key: str | None
-    ) -> Answer:
-        known = False
-        for route, pattern in self._routes:
-            found = pattern.fullmatch(path)
-            if found is None:
-                continue
-            known = True
-            if route.method != method:
-                continue
-            spec = {"expand": array(text(), 20), **route.spec, **(_PAGING if route.paged else {})}
-            params = check(given, spec)
+    def _save(self, request: _Request, status: int, body: bytes) -> None:
+        if request.one_key is not None:
+            _, key = request.one_key
+            request.state.save_answer(key, (request.fingerprint, status, body), self.now_at)
+
+    def _trouble(self, request: _Request, status: int) -> Answer:
+        """What a fault answers instead of the work."""
+        kind = "rate_limit_error" if status == 429 else "api_error"
+        error = StripeError(status, kind, f"The local Stripe was asked to answer {status} here.")
+        content = json.dumps(error.body()).encode()
+        if status >= 500:
+            with self.lock:
+                self._save(request, status, content)
+        return Answer(status, {}, content)
+
+    def _dispatch(self, request: _Request) -> Answer:
+        """Check the parameters, then do the work. Only what the work answers is saved under the idempotency key."""
+        route, state = request.route, request.state
+        spec = {"expand": array(text(), 20), **route.spec, **(_PAGING if route.paged else {})}
+        with self.lock:
+            self.tick()
+            state.forget(self.now_at)
+            params = check(request.given, spec)
             paths = params.pop("expand", [])
-            ids = {name: unquote(value) for name, value in found.groupdict().items()}
-            if method != "GET" and path != _METER_EVENTS:
+            if paths and route.method != "GET":
+                self._rehearse(request, dict(params), paths)
+            if route.method != "GET" and request.path != _METER_EVENTS:
                 self.reschedule()
-            result = route.run(Context(self, state, params, ids, request_id, key))
-            document = visible(result)
-            for entry in paths:
-                _expand(state, document, result, entry)
-            return Answer(200, {}, json.dumps(document, indent=2, default=_encode).encode())
-        if _ABSENT.match(path):
-            raise not_modelled(f"{method} {path}")
-        verb = f"{method}: {path}"
-        hint = "This path takes other methods." if known else "Please see https://stripe.com/docs for the API's paths."
-        raise StripeError(404, "invalid_request_error", f"Unrecognized request URL ({verb}). {hint}")
+            try:
+                result = route.run(Context(self, state, params, request.ids, request.id, request.key))
+            except StripeError as error:
+                self._save(request, error.status, json.dumps(error.body()).encode())
+                raise
+            content = json.dumps(_expanded(state, result, paths), indent=2, default=encode).encode()
+            self._save(request, 200, content)
+            return Answer(200, {}, content)
+
+    def _rehearse(self, request: _Request, params: dict[str, Any], paths: list[str]) -> None:
+        """Only the object shows what of it can be expanded: make it on a copy, so that a refusal changes nothing."""
+        state = copy.deepcopy(request.state)
+        try:
+            result = request.route.run(Context(self, state, params, request.ids, request.id, request.key))
+        except StripeError:
+            return  # the work itself will refuse
+        _expanded(state, result, paths)
 
     def _remember(self, state: State | None, method: str, path: str, request_id: str, answer: Answer) -> None:
         if state is None:
             return
         error = json.loads(answer.body).get("error") if answer.status >= 400 else None
-        entry = {
-            "id": request_id,
-            "at": self.now_at,
-            "method": method,
-            "path": path,
-            "status": answer.status,
-            "error": error,
-        }
+        entry = {"id": request_id, "method": method, "path": path, "status": answer.status, "error": error}
         with self.lock:
-            state.requests.append(entry)
+            state.requests.append({**entry, "at": self.now_at})
             del state.requests[:-REQUESTS_KEPT]
 
 
@@ -324,6 +333,13 @@ def page(ctx: Context, things: list[StripeObject], url: str) -> StripeObject:
     else:
         data, more = things[:limit], len(things) > limit
     return {"object": "list", "data": data, "has_more": more, "url": url}
+
+
+def _expanded(state: State, result: StripeObject, paths: list[str]) -> Any:
+    document = visible(result)
+    for path in paths:
+        _expand(state, document, result, path)
+    return document
 
 
 def _expand(state: State, document: Any, source: Any, path: str) -> None:
@@ -349,15 +365,34 @@ def _expand(state: State, document: Any, source: Any, path: str) -> None:
         _expand(state, document[name], inner if isinstance(inner, (dict, list)) else document[name], rest)
 
 
-def _compiled(template: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", template))
-
-
 def _fingerprint(path: str, body: bytes) -> str:
     return hashlib.sha256(path.encode() + b"\0" + body).hexdigest()
 
 
-def _encode(value: object) -> str:
-    if isinstance(value, Decimal):
-        return format(value.normalize(), "f")
-    raise TypeError(f"{type(value).__name__} cannot be sent")
+def _key_in_use() -> StripeError:
+    message = "There is currently another in-progress request using this Idempotency-Key. Try again later."
+    return StripeError(409, "idempotency_error", message, code="idempotency_key_in_use")
+
+
+def _lock_timeout() -> StripeError:
+    error = StripeError(
+        429,
+        "invalid_request_error",
+        "This object cannot be accessed right now because another API request is currently accessing it. "
+        "Send meter events of one customer and meter one after another.",
+        code="lock_timeout",
+    )
+    error.headers["Stripe-Rate-Limited-Reason"] = "resource-specific"
+    return error
+
+
+def _key_of(header: str) -> str:
+    """The key of a Bearer header, or the user name of a Basic one, as `curl -u sk_test_…:` sends it."""
+    scheme, _, text = header.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return text.strip()
+        case "basic":
+            with suppress(ValueError):
+                return base64.b64decode(text.strip(), validate=True).decode("ascii").partition(":")[0]
+    return ""

@@ -1,5 +1,7 @@
 """Customers, the cards they have given, and the account itself."""
 
+import copy
+from dataclasses import dataclass
 from typing import Any, Final
 
 from farebox.sandbox.catalog import merged_metadata
@@ -9,7 +11,16 @@ from farebox.sandbox.params import metadata, obj, text
 from farebox.sandbox.periods import year_and_month
 from farebox.sandbox.state import StripeObject
 
-__all__ = ["CARD_DIGITS_MAX", "ROUTES", "attach_card", "charge_succeeds", "create_customer", "live_customer"]
+__all__ = [
+    "CARD_DIGITS_MAX",
+    "ROUTES",
+    "Card",
+    "attach_card",
+    "charge_succeeds",
+    "check_card",
+    "create_customer",
+    "live_customer",
+]
 
 CARD_DIGITS_MAX: Final = 19
 _SUCCEEDS: Final = frozenset({"4242424242424242", "5555555555554444", "4000056655665556"})
@@ -20,6 +31,15 @@ _DECLINES: Final = {
     "4000000000000069": ("expired_card", "Your card has expired."),
     "4000000000000127": ("incorrect_cvc", "Your card's security code is incorrect."),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A test card that would be accepted."""
+
+    digits: str
+    month: int
+    year: int
 
 
 def create_customer(ctx: Context, p: dict[str, Any]) -> StripeObject:
@@ -58,12 +78,16 @@ def create_customer(ctx: Context, p: dict[str, Any]) -> StripeObject:
     return customer
 
 
-def live_customer(ctx: Context, id: str, *, param: str = "customer") -> StripeObject:
+def live_customer(ctx: Context, id: str, *, param: str = "customer", status: int = 400) -> StripeObject:
     """A customer that has not been deleted, as a parameter names it."""
-    customer = ctx.state.get("customer", id, param=param, status=400)
+    customer = ctx.state.get("customer", id, param=param, status=status)
     if customer.get("deleted"):
-        raise missing_object("customer", id, param, status=400)
+        raise missing_object("customer", id, param, status=status)
     return customer
+
+
+def _asked_for(ctx: Context) -> StripeObject:
+    return live_customer(ctx, ctx.path["id"], param="id", status=404)
 
 
 def _retrieve(ctx: Context) -> StripeObject:
@@ -72,16 +96,16 @@ def _retrieve(ctx: Context) -> StripeObject:
 
 
 def _update(ctx: Context) -> StripeObject:
-    customer = live_customer(ctx, ctx.path["id"], param="id")
-    previous = {name: customer.get(name) for name in ctx.params}
+    customer = _asked_for(ctx)
+    method = ctx.params.get("invoice_settings", {}).get("default_payment_method")
+    if method is not None:
+        ctx.state.get("payment_method", method, param="invoice_settings[default_payment_method]", status=400)
+    previous = {name: copy.deepcopy(customer[name]) for name in ctx.params}
     for name, value in ctx.params.items():
         if name == "metadata":
             customer["metadata"] = merged_metadata(customer["metadata"], value)
         elif name == "invoice_settings":
-            method = value.get("default_payment_method")
-            if method is not None:
-                ctx.state.get("payment_method", method, param="invoice_settings[default_payment_method]", status=400)
-                customer["invoice_settings"]["default_payment_method"] = method
+            customer["invoice_settings"].update(value)
         else:
             customer[name] = value
     ctx.emit("customer.updated", customer, previous)
@@ -89,7 +113,7 @@ def _update(ctx: Context) -> StripeObject:
 
 
 def _delete(ctx: Context) -> StripeObject:
-    customer = live_customer(ctx, ctx.path["id"], param="id")
+    customer = _asked_for(ctx)
     for subscription in ctx.state.all("subscription"):
         if subscription["customer"] == customer["id"] and subscription["status"] not in (
             "canceled",
@@ -108,8 +132,8 @@ def _list(ctx: Context) -> StripeObject:
     return page(ctx, found, "/v1/customers")
 
 
-def attach_card(ctx: Context, customer: StripeObject, number: str, expiry: str, cvc: str) -> StripeObject:
-    """Check a test card and make it the customer's default. A 402 card_error for a declined or malformed one."""
+def check_card(ctx: Context, number: str, expiry: str, cvc: str) -> Card:
+    """The test card as a buyer typed it. A 402 card_error for a declined or malformed one."""
     digits = number.replace(" ", "").replace("-", "")
     if not (digits.isascii() and digits.isdecimal() and 12 <= len(digits) <= CARD_DIGITS_MAX and _luhn(digits)):
         raise _card_error("incorrect_number", "Your card number is incorrect.", "number")
@@ -120,25 +144,30 @@ def attach_card(ctx: Context, customer: StripeObject, number: str, expiry: str, 
         raise _card_error("card_declined", _DECLINES[digits][1], None)
     if digits not in _SUCCEEDS and digits != _FAILS_LATER:
         raise _card_error("card_declined", "This is a local stand-in: only Stripe's test cards work here.", "number")
+    return Card(digits, month, year)
+
+
+def attach_card(ctx: Context, customer: StripeObject, card: Card) -> StripeObject:
+    """Make a card the customer's default."""
     method = {
         "id": ctx.new_id("pm_"),
         "object": "payment_method",
         "allow_redisplay": "limited",
         "billing_details": {"address": None, "email": customer["email"], "name": None, "phone": None, "tax_id": None},
         "card": {
-            "brand": "mastercard" if digits[0] == "5" else "visa",
+            "brand": "mastercard" if card.digits[0] == "5" else "visa",
             "country": "US",
-            "exp_month": month,
-            "exp_year": year,
+            "exp_month": card.month,
+            "exp_year": card.year,
             "funding": "credit",
-            "last4": digits[-4:],
+            "last4": card.digits[-4:],
         },
         "created": ctx.now_at,
         "customer": customer["id"],
         "livemode": False,
         "metadata": {},
         "type": "card",
-        "_fails": digits == _FAILS_LATER,
+        "_fails": card.digits == _FAILS_LATER,
     }
     ctx.state.add(method)
     customer["invoice_settings"]["default_payment_method"] = method["id"]
@@ -207,7 +236,7 @@ _CHANGE: Final = {**_CUSTOMER, "invoice_settings": obj({"default_payment_method"
 
 
 def _methods(ctx: Context) -> StripeObject:
-    customer = live_customer(ctx, ctx.path["id"], param="id")
+    customer = _asked_for(ctx)
     found = [m for m in ctx.state.all("payment_method") if m["customer"] == customer["id"]]
     return page(ctx, found, f"/v1/customers/{customer['id']}/payment_methods")
 

@@ -43,19 +43,19 @@ class Faults:
         if unknown:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(Fault.__dataclass_fields__)}")
         fault = Fault(**asked)
-        whole = (fault.latency_ms, fault.rate_millionths, fault.status or 500, fault.count or 1)
+        status = 500 if fault.status is None else fault.status
+        count = 1 if fault.count is None else fault.count
+        whole = (fault.latency_ms, fault.rate_millionths, status, count)
         if not all(isinstance(number, int) for number in whole) or fault.reset not in (None, "before", "after"):
             raise ValueError(
                 'status, latency_ms, count, rate_millionths are whole numbers; reset is "before" or "after"'
             )
         if not 0 <= fault.latency_ms <= LATENCY_MILLISECONDS_MAX or not 0 <= fault.rate_millionths <= _MILLION:
             raise ValueError(f"latency_ms is at most {LATENCY_MILLISECONDS_MAX}, rate_millionths at most {_MILLION}")
-        if (
-            not 400 <= (fault.status or 500) <= 599
-            or not isinstance(fault.method, str)
-            or not isinstance(fault.path, str)
-        ):
-            raise ValueError("status is from 400 to 599; method and path are strings")
+        if not 400 <= status <= 599 or count < 1:
+            raise ValueError("status is from 400 to 599, count at least 1 or null")
+        if not isinstance(fault.method, str) or not isinstance(fault.path, str):
+            raise ValueError("method and path are strings")
         with self._lock:
             self._faults.append(fault)
         return fault

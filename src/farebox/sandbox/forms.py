@@ -1,7 +1,6 @@
 """Stripe's form encoding: `a[b][0][c]=d` to nested dicts and lists. Anything malformed is a Stripe-shaped 400."""
 
 import re
-from itertools import pairwise
 from typing import Final, Union
 from urllib.parse import unquote_to_bytes
 
@@ -14,6 +13,7 @@ FIELDS_MAX: Final = 2_000
 DEPTH_MAX: Final = 8
 _NAME: Final = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _INDEX: Final = re.compile(r"\[([^\[\]]*)\]")
+_FREE: Final = ("metadata", "payload")  # objects whose keys are the sender's own: digits make no list of them
 
 Form = Union[str, dict[str, "Form"], list["Form"]]  # noqa: UP007 -- a recursive alias
 
@@ -33,7 +33,7 @@ def decode(text: bytes) -> dict[str, Form]:
             continue
         name, _, value = pair.partition(b"=")
         _put(root, _text(name), _text(value))
-    return {name: _listed(value) for name, value in root.items()}
+    return {name: _listed(name, value) for name, value in root.items()}
 
 
 def _text(raw: bytes) -> str:
@@ -53,10 +53,12 @@ def _put(root: dict[str, Form], name: str, value: str) -> None:
     path = [found[1], *_INDEX.findall(found[2])]
     if len(path) > DEPTH_MAX:
         raise invalid(f"The parameter {name[:80]!r} is nested too deeply.")
+    if path[-1] == "" and path[-2] in _FREE:
+        raise invalid("Invalid object", param=path[0])
     here = root
-    for step, following in pairwise(path):
+    for i, step in enumerate(path[:-1]):
         if step == "":
-            step = _element(here, following)
+            step = _element(here, path[i + 1 :])
         child = here.setdefault(step, {})
         if not isinstance(child, dict):
             raise invalid(f"Invalid parameter: {name[:80]} is both a value and an object.", param=path[0])
@@ -67,21 +69,31 @@ def _put(root: dict[str, Form], name: str, value: str) -> None:
     here[last] = value
 
 
-def _element(here: dict[str, Form], following: str) -> str:
+def _element(here: dict[str, Form], rest: list[str]) -> str:
     """Which element `a[][x]` means: the newest until a name repeats in it, as `a[][x]=1&a[][y]=2&a[][x]=3` does."""
-    if here:
+    if here and rest[0]:
         newest = next(reversed(here))
-        element = here[newest]
-        if isinstance(element, dict) and following and following not in element:
+        if isinstance(here[newest], dict) and not _holds(here[newest], rest):
             return newest
     return str(len(here))
 
 
-def _listed(value: Form) -> Form:
+def _holds(value: Form, path: list[str]) -> bool:
+    """Whether something stands at this path already, or in its way."""
+    for step in path:
+        if not isinstance(value, dict):
+            return True
+        if step not in value:
+            return False
+        value = value[step]
+    return True
+
+
+def _listed(name: str, value: Form) -> Form:
     """Turn {"0": …, "1": …} into a list, inside out."""
     if not isinstance(value, dict):
         return value
-    inner = {name: _listed(child) for name, child in value.items()}
-    if inner and all(name.isdecimal() and len(name) < 6 for name in inner):
-        return [inner[name] for name in sorted(inner, key=int)]
+    inner = {key: _listed(key, child) for key, child in value.items()}
+    if inner and name not in _FREE and all(key.isascii() and key.isdecimal() and len(key) < 6 for key in inner):
+        return [inner[key] for key in sorted(inner, key=int)]
     return inner

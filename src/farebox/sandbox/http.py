@@ -4,6 +4,7 @@ Binds to loopback only. What it answers is decided in core; nothing here knows a
 """
 
 import ipaddress
+import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ __all__ = ["DELIVERY_PAUSE_MILLISECONDS", "DELIVERY_SECONDS_MAX", "create_app", 
 
 DELIVERY_SECONDS_MAX: Final = 10
 DELIVERY_PAUSE_MILLISECONDS: Final = 50
+_log: Final = logging.getLogger(__name__)
 
 
 def create_app(sandbox: Sandbox) -> Starlette:
@@ -94,14 +96,19 @@ class _Api:
                 await JSONResponse({"error": error}, 413)(scope, receive, send)
                 return
         query = scope["query_string"].decode("latin-1")
-        url = scope["path"] + (f"?{query}" if query else "")
+        path = scope["raw_path"].decode("latin-1")  # as it was sent: ids are decoded once, in core
+        url = path + (f"?{query}" if query else "")
         try:
             answer = await run_in_threadpool(self._sandbox.request, scope["method"], url, dict(request.headers), body)
         except Reset:
-            # An answer that promises a body and does not send it: the server then breaks the connection.
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
-            await send({"type": "http.response.body", "body": b"{", "more_body": True})
-            raise
+            # ASGI knows no way to hang up without an answer. Uvicorn's receive belongs to what holds the connection.
+            connection = getattr(getattr(receive, "__self__", None), "transport", None)
+            if connection is None:
+                raise
+            connection.abort()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
         await Response(answer.body, answer.status, answer.headers)(scope, receive, send)
 
 
@@ -161,12 +168,15 @@ def _pass_time(sandbox: Sandbox, stopping: threading.Event) -> None:
         def send(url: str, headers: dict[str, str], body: bytes) -> int | None:
             try:
                 return client.post(url, headers=headers, content=body).status_code
-            except httpx.HTTPError:
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError):  # a host's name that cannot be encoded is the last
                 return None
 
         while not stopping.wait(DELIVERY_PAUSE_MILLISECONDS / 1000):
-            sandbox.tick()
-            sandbox.deliver_due(send)
+            try:
+                sandbox.tick()
+                sandbox.deliver_due(send)
+            except Exception:  # a fault of one account's must not stop the time of all
+                _log.exception("The local Stripe could not pass time.")
 
 
 async def _json(request: Request) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from typing import Any, Final
 
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.customers import charge_succeeds
-from farebox.sandbox.errors import invalid, wrong_state
+from farebox.sandbox.decimals import EXACT, plain
+from farebox.sandbox.errors import StripeError, invalid, wrong_state
 from farebox.sandbox.meters import aggregate
 from farebox.sandbox.params import boolean, enum, text
 from farebox.sandbox.periods import period_around
@@ -26,30 +27,30 @@ HOLD_SECONDS_MAX: Final = 72 * 3_600
 RETRY_AFTER_DAYS: Final = (3, 5, 7)
 
 
-def _lines(
-    ctx: Context, subscription: StripeObject, invoice_id: str, periods: list[tuple[int, int]]
-) -> list[StripeObject]:
+def _lines(ctx: Context, subscription: StripeObject, invoice: StripeObject) -> list[StripeObject]:
     seen_by = ctx.now_at - ctx.sandbox.aggregation_lag_seconds
     lines = []
-    for item, (start, end) in zip(subscription["items"]["data"], periods, strict=True):
+    parts = zip(subscription["items"]["data"], invoice["_periods"], invoice["_line_ids"], strict=True)
+    for item, (start, end), line_id in parts:
         price = item["price"]
         meter = ctx.state.objects["billing.meter"][price["recurring"]["meter"]]
         used = aggregate(ctx.state, meter, subscription["customer"], start, end, seen_by=seen_by)
         quantity = max(used, Decimal(0))
-        amount = int((quantity * price["unit_amount_decimal"]).quantize(Decimal(1), rounding=ROUND_HALF_UP))
+        exact = EXACT.multiply(quantity, price["unit_amount_decimal"])
+        amount = int(exact.to_integral_value(ROUND_HALF_UP))
         product = ctx.state.objects["product"][price["product"]]
         whole = int(quantity) if quantity == quantity.to_integral_value() else None
         lines.append(
             {
-                "id": ctx.new_id("il_"),
+                "id": line_id,
                 "object": "line_item",
                 "amount": amount,
                 "currency": price["currency"],
-                "description": f"{quantity.normalize():f} × {product['name']}",
+                "description": f"{plain(quantity)} × {product['name']}",
                 "discount_amounts": [],
                 "discountable": True,
                 "discounts": [],
-                "invoice": invoice_id,
+                "invoice": invoice["id"],
                 "livemode": False,
                 "metadata": dict(subscription["metadata"]),
                 "parent": {
@@ -140,13 +141,15 @@ def _invoice(ctx: Context, subscription: StripeObject, periods: list[tuple[int, 
         },
         "test_clock": None,
         "_periods": periods,
+        "_line_ids": [ctx.new_id("il_") for _ in periods],
+        "_paused": None,
     }
     return _count(ctx, subscription, invoice)
 
 
 def _count(ctx: Context, subscription: StripeObject, invoice: StripeObject) -> StripeObject:
     """Put the usage that is there by now into a draft or a preview."""
-    lines = _lines(ctx, subscription, invoice["id"], invoice["_periods"])
+    lines = _lines(ctx, subscription, invoice)
     total = sum(line["amount"] for line in lines)
     invoice["lines"] = {
         "object": "list",
@@ -174,11 +177,15 @@ def close_period(ctx: Context, subscription: StripeObject, *, at: int, final: bo
     periods = [(item["current_period_start"], min(item["current_period_end"], at)) for item in items]
     invoice = ctx.state.add(_invoice(ctx, subscription, periods, ctx.new_id("in_")))
     subscription["latest_invoice"] = invoice["id"]
+    paused = (subscription["pause_collection"] or {}).get("behavior")
+    invoice.update(_paused=paused, auto_advance=paused != "keep_as_draft")
     if final:
         invoice["billing_reason"] = "subscription_update"
-        finalize(ctx, invoice)
+        ctx.emit("invoice.created", invoice)
+        if invoice["auto_advance"]:
+            finalize(ctx, invoice)
         return invoice
-    invoice["automatically_finalizes_at"] = ctx.now_at + GRACE_SECONDS
+    invoice["automatically_finalizes_at"] = ctx.now_at + GRACE_SECONDS if invoice["auto_advance"] else None
     for item in items:
         recurring = item["price"]["recurring"]
         anchor = subscription["billing_cycle_anchor"]
@@ -190,7 +197,7 @@ def close_period(ctx: Context, subscription: StripeObject, *, at: int, final: bo
 
 
 def finalize(ctx: Context, invoice: StripeObject) -> None:
-    """Count what is there now, for the last time, give the number, and try to collect."""
+    """Count what is there now, for the last time, give the number, and collect unless that was paused."""
     subscription = _subscription_of(ctx, invoice)
     _count(ctx, subscription, invoice)
     ctx.state.invoice_number += 1
@@ -198,7 +205,18 @@ def finalize(ctx: Context, invoice: StripeObject) -> None:
     invoice.update(automatically_finalizes_at=None)
     invoice["status_transitions"]["finalized_at"] = ctx.now_at
     ctx.emit("invoice.finalized", invoice)
-    attempt_payment(ctx, invoice)
+    if invoice["_paused"] == "void":
+        _close(ctx, invoice, "void", "voided")
+    elif invoice["_paused"] == "mark_uncollectible":
+        _close(ctx, invoice, "uncollectible", "marked_uncollectible")
+    else:
+        attempt_payment(ctx, invoice)
+
+
+def _close(ctx: Context, invoice: StripeObject, status: str, event: str) -> None:
+    invoice.update(status=status, next_payment_attempt=None)
+    invoice["status_transitions"][f"{event}_at"] = ctx.now_at
+    ctx.emit(f"invoice.{event}", invoice)
 
 
 def attempt_payment(ctx: Context, invoice: StripeObject) -> bool:
@@ -211,10 +229,11 @@ def attempt_payment(ctx: Context, invoice: StripeObject) -> bool:
     invoice["attempted"] = True
     invoice["attempt_count"] += 1
     tried = invoice["attempt_count"]
-    again = tried <= len(RETRY_AFTER_DAYS) and subscription["status"] != "canceled"
+    due = invoice["status"] == "open" and subscription["status"] != "canceled"
+    again = due and tried <= len(RETRY_AFTER_DAYS)
     invoice["next_payment_attempt"] = ctx.now_at + RETRY_AFTER_DAYS[tried - 1] * 86_400 if again else None
     ctx.emit("invoice.payment_failed", invoice)
-    if subscription["status"] == "canceled":
+    if not due:
         return False
     if again:
         _set_status(ctx, subscription, "past_due")
@@ -315,9 +334,12 @@ def _pay(ctx: Context) -> StripeObject:
     if invoice["status"] == "void":
         raise wrong_state("A void invoice cannot be paid.")
     if invoice["status"] == "draft":
+        invoice["_paused"] = None  # asked for by name, it is collected
         finalize(ctx, invoice)
-    elif not attempt_payment(ctx, invoice):
-        raise wrong_state("Your card was declined.", code="card_declined")
+    else:
+        attempt_payment(ctx, invoice)
+    if invoice["status"] != "paid":
+        raise StripeError(402, "card_error", "Your card was declined.", code="card_declined")
     return invoice
 
 
@@ -325,9 +347,7 @@ def _void(ctx: Context) -> StripeObject:
     invoice = ctx.state.get("invoice", ctx.path["id"])
     if invoice["status"] not in ("open", "uncollectible"):
         raise wrong_state("Only an open or uncollectible invoice can be voided.")
-    invoice.update(status="void", next_payment_attempt=None)
-    invoice["status_transitions"]["voided_at"] = ctx.now_at
-    ctx.emit("invoice.voided", invoice)
+    _close(ctx, invoice, "void", "voided")
     return invoice
 
 

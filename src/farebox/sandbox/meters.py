@@ -1,9 +1,10 @@
 """Meter events and what the meters show: Stripe's refusals, its uniqueness of identifiers, its lag."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, localcontext
 from typing import Final
 
 from farebox.sandbox.core import Context, Route, page
+from farebox.sandbox.decimals import EXACT, parsed
 from farebox.sandbox.errors import StripeError, invalid
 from farebox.sandbox.params import anything, enum, integer, required, text
 from farebox.sandbox.state import State, StripeObject
@@ -19,8 +20,7 @@ __all__ = [
 PAST_SECONDS_MAX: Final = 35 * 86_400
 FUTURE_SECONDS_MAX: Final = 300
 IDENTIFIER_CHARACTERS_MAX: Final = 100
-_MINUTE: Final = 60
-_WINDOWS: Final = {"hour": 3_600, "day": 86_400}
+_WINDOWS: Final = {"minute": 60, "hour": 3_600, "day": 86_400}
 
 
 def _create_event(ctx: Context) -> StripeObject:
@@ -40,14 +40,11 @@ def _create_event(ctx: Context) -> StripeObject:
             param="timestamp",
             code="timestamp_too_far_in_past" if timestamp < ctx.now_at else "timestamp_in_future",
         )
-    # Kept for ever here; Stripe promises at least 24 hours, so nobody may build on more.
     identifier = p.get("identifier") or ctx.new_id("")
-    seen = state.identifiers.setdefault(meter_id, set())
-    if identifier in seen:
+    if not state.add_identifier(meter_id, identifier, ctx.now_at):
         raise StripeError(
             400, "invalid_request_error", f"An event already exists with identifier {identifier}.", param="identifier"
         )
-    seen.add(identifier)
     state.usage.setdefault((meter_id, customer_id), []).append((timestamp, value, ctx.now_at))
     return {
         "object": "billing.meter_event",
@@ -66,11 +63,8 @@ def _payload(ctx: Context, meter: StripeObject) -> tuple[str, Decimal]:
     for name in (who, what):
         if name not in payload and not (name == what and meter["default_aggregation"]["formula"] == "count"):
             raise invalid(f"The payload must contain the key {name!r}.", param=f"payload[{name}]")
-    try:
-        value = Decimal(payload.get(what, "1"))
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite() or len(payload.get(what, "")) > 40:
+    value = parsed(payload.get(what, "1"))
+    if value is None:
         raise invalid(f"The value {payload.get(what, '')[:40]!r} is not a number.", param=f"payload[{what}]")
     customer = ctx.state.objects["customer"].get(payload[who])
     if customer is None or customer.get("deleted"):
@@ -80,14 +74,24 @@ def _payload(ctx: Context, meter: StripeObject) -> tuple[str, Decimal]:
 
 def aggregate(state: State, meter: StripeObject, customer_id: str, start: int, end: int, *, seen_by: int) -> Decimal:
     """What the meter counts for a customer in [start, end), of the events that aggregation has reached by `seen_by`."""
+    return _count(meter, _events(state, meter, customer_id, start, end, seen_by))
+
+
+def _events(
+    state: State, meter: StripeObject, customer_id: str, start: int, end: int, seen_by: int
+) -> list[tuple[int, Decimal]]:
     events = state.usage.get((meter["id"], customer_id), ())
-    inside = [(at, value) for at, value, received_at in events if start <= at < end and received_at <= seen_by]
+    return [(at, value) for at, value, received_at in events if start <= at < end and received_at <= seen_by]
+
+
+def _count(meter: StripeObject, events: list[tuple[int, Decimal]]) -> Decimal:
     formula = meter["default_aggregation"]["formula"]
     if formula == "count":
-        return Decimal(len(inside))
+        return Decimal(len(events))
     if formula == "last":
-        return max(inside, key=lambda entry: entry[0], default=(0, Decimal(0)))[1]
-    return sum((value for _, value in inside), Decimal(0))
+        return max(events, key=lambda entry: entry[0], default=(0, Decimal(0)))[1]
+    with localcontext(EXACT):
+        return sum((value for _, value in events), Decimal(0))
 
 
 def _summaries(ctx: Context) -> StripeObject:
@@ -97,25 +101,26 @@ def _summaries(ctx: Context) -> StripeObject:
     start, end = p["start_time"], p["end_time"]
     if end <= start:
         raise invalid("end_time must be after start_time.", param="end_time")
-    for name, at in (("start_time", start), ("end_time", end)):
-        if at % _MINUTE:
-            raise invalid(f"{name} must be aligned with minute boundaries.", param=name)
     window = p.get("value_grouping_window")
-    seconds = _WINDOWS[window] if window is not None else end - start
-    if start % seconds and window is not None:
-        raise invalid(f"start_time must be aligned with {window} boundaries in UTC.", param="start_time")
+    unit = _WINDOWS[window or "minute"]
+    for name, at in (("start_time", start), ("end_time", end)):
+        if at % unit:
+            raise invalid(f"{name} must be aligned with {window or 'minute'} boundaries in UTC.", param=name)
+    seconds = unit if window is not None else end - start
     seen_by = ctx.now_at - ctx.sandbox.aggregation_lag_seconds
+    grouped: dict[int, list[tuple[int, Decimal]]] = {} if window is not None else {start: []}
+    for event in _events(ctx.state, meter, p["customer"], start, end, seen_by):
+        grouped.setdefault(event[0] - (event[0] - start) % seconds, []).append(event)
     found = []
-    for at in range(start, end, seconds):
-        until = min(at + seconds, end)
-        value = aggregate(ctx.state, meter, p["customer"], at, until, seen_by=seen_by)
+    for at in sorted(grouped):
+        value = _count(meter, grouped[at])
         if value or window is None:
             found.append(
                 {
                     "id": f"mtrusg_test_{meter['id'][-12:]}_{at}",
                     "object": "billing.meter_event_summary",
                     "aggregated_value": int(value) if value == value.to_integral_value() else float(value),
-                    "end_time": until,
+                    "end_time": at + seconds,
                     "livemode": False,
                     "meter": meter["id"],
                     "start_time": at,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
+from farebox.sandbox.invoices import GRACE_SECONDS
 from farebox.sandbox.periods import period_around
 from farebox.sandbox.sandbox import Sandbox
 
@@ -35,6 +36,8 @@ class Movement:
     def begin(self, asked: Mapping[str, Any]) -> None:
         """Begin to move: {"advance": "1 month" | seconds} or {"to_at": Unix seconds}, with "settle_seconds" and "wait".
 
+        A span goes on for up to an hour more when it ends while a renewal invoice is still a draft: who says a month
+        wants to see the bill. `to_at` is exact.
         ValueError when it is not understood, would go back or too far, or another move is under way.
         """
         now = self._sandbox.clock.now_at()
@@ -48,7 +51,10 @@ class Movement:
             if self.moving:
                 raise ValueError("Time is being moved already. Wait until it has arrived.")
             self._thread = threading.Thread(
-                target=self._move, args=(to_at, settle), name="local-stripe-move", daemon=True
+                target=self._move,
+                args=(to_at, settle, "to_at" not in asked),
+                name="local-stripe-move",
+                daemon=True,
             )
             self._thread.start()
         if asked.get("wait") is True:
@@ -57,12 +63,15 @@ class Movement:
     def stop(self) -> None:
         self._stopping.set()
 
-    def _move(self, to_at: int, settle_seconds: int) -> None:
+    def _move(self, to_at: int, settle_seconds: int, to_the_bill: bool) -> None:
         while (draft_at := self._sandbox.next_draft_at(to_at)) is not None and not self._stopping.is_set():
             self._sandbox.advance(draft_at)
             if self._stopping.wait(settle_seconds):
                 return
         self._sandbox.advance(to_at)
+        billed_at = self._sandbox.drafts_end_at()
+        if to_the_bill and billed_at is not None and billed_at <= to_at + GRACE_SECONDS:
+            self._sandbox.advance(billed_at)
 
 
 def seconds_of(span: object, now: int) -> int:

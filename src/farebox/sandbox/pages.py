@@ -1,6 +1,7 @@
 """What a person sees: the hosted checkout, the portal, and a window on the sandbox. Each says it is a stand-in."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from importlib import resources
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from farebox.sandbox import checkout, customers, subscriptions
 from farebox.sandbox.core import Context
+from farebox.sandbox.decimals import EXACT, plain
 from farebox.sandbox.errors import StripeError
 from farebox.sandbox.movement import Movement
 from farebox.sandbox.periods import moment
@@ -132,9 +134,8 @@ class _Pages:
         action = form.get("action", "")
         if action == "card" and features["payment_method_update"]["enabled"]:
             customer = ctx.state.objects["customer"][session["customer"]]
-            method = customers.attach_card(
-                ctx, customer, form.get("card_number", ""), form.get("exp", ""), form.get("cvc", "")
-            )
+            card = customers.check_card(ctx, form.get("card_number", ""), form.get("exp", ""), form.get("cvc", ""))
+            method = customers.attach_card(ctx, customer, card)
             for subscription in _subscriptions(ctx.state, session["customer"]):
                 subscription["default_payment_method"] = method["id"]
             return
@@ -198,5 +199,8 @@ def _overview(state: State) -> dict[str, Any]:
     }
 
 
-def _money(minor: Any, currency: str) -> str:
-    return f"{minor / 100:.2f} {currency.upper()}" if currency != "jpy" else f"{minor} JPY"
+def _money(minor: int | Decimal, currency: str) -> str:
+    if currency == "jpy":
+        return f"{plain(Decimal(minor))} JPY"
+    whole, _, part = plain(EXACT.scaleb(Decimal(minor), -2)).partition(".")
+    return f"{whole}.{part:0<2} {currency.upper()}"

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
 
+from farebox.sandbox.decimals import parsed, plain
 from farebox.sandbox.errors import invalid
 from farebox.sandbox.forms import Form
 
@@ -93,14 +94,10 @@ def integer(low: int = 0, high: int = 999_999_999_999) -> Field:
 
 def decimal(decimals_max: int = 12) -> Field:
     def convert(value: Form, path: str) -> Decimal:
-        try:
-            number = Decimal(value) if isinstance(value, str) and len(value) <= 60 else Decimal("NaN")
-        except InvalidOperation:
-            number = Decimal("NaN")
-        exponent = number.as_tuple().exponent
-        if not isinstance(exponent, int):
+        number = parsed(value) if isinstance(value, str) else None
+        if number is None:
             raise invalid(f"Invalid decimal: {path} must be a decimal string", param=path)
-        if -number.normalize().as_tuple().exponent > decimals_max:  # type: ignore[operator]
+        if len(plain(number).partition(".")[2]) > decimals_max:
             raise invalid(f"Invalid decimal: {path} may have at most {decimals_max} decimal places", param=path)
         return number
 

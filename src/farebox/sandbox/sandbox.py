@@ -25,6 +25,7 @@ class Sandbox(SandboxCore):
         modules = (catalog, meters, customers, checkout, subscriptions, invoices, portal, webhooks)
         routes = [route for module in modules for route in module.ROUTES]
         super().__init__(routes, clock or SandboxClock(), ids or Ids())
+        self._worked_off_until = 0
 
     def emit(
         self, state: State, type: str, thing: StripeObject, previous: StripeObject | None, cause: StripeObject
@@ -46,11 +47,12 @@ class Sandbox(SandboxCore):
         """Work off what is due by now, the earliest first, each at its own instant."""
         with self.lock:
             target = self.clock.now_at()
+            past, self._worked_off_until = self._worked_off_until, target
             if target < self._quiet_until:
                 return
             for state in list(self.accounts.values()):
                 while (happening := self._next(state)) is not None and happening[0] <= target:
-                    self._instant = happening[0]
+                    self._instant = max(happening[0], past)  # what was held until now happens now, not in the past
                     try:
                         happening[2]()
                     finally:
@@ -82,6 +84,13 @@ class Sandbox(SandboxCore):
             ]
         return min((end for end in ends if self.now_at < end <= until), default=None)
 
+    def drafts_end_at(self) -> int | None:
+        """When the last of the renewal invoices that are drafts now will be finalized by itself."""
+        with self.lock:
+            drafts = [i for state in self.accounts.values() for i in state.all("invoice") if i["status"] == "draft"]
+            ends = [i["automatically_finalizes_at"] for i in drafts if i["automatically_finalizes_at"] is not None]
+        return max(ends, default=None)
+
     def deliver_due(self, send: Send) -> int:
         """Attempt the webhook deliveries that are due. Returns how many."""
         attempted = sum(
@@ -107,16 +116,21 @@ class Sandbox(SandboxCore):
         ]
 
     def _subscriptions(self, ctx: Context) -> list[_Happening]:
-        return [
-            (min(item["current_period_end"] for item in s["items"]["data"]), s["id"], lambda s=s: self._renew(ctx, s))  # type: ignore[misc]
-            for s in ctx.state.all("subscription")
-            if s["status"] not in subscriptions.ENDED
-        ]
+        due: list[_Happening] = []
+        for s in ctx.state.all("subscription"):
+            if s["status"] in subscriptions.ENDED:
+                continue
+            end = min(item["current_period_end"] for item in s["items"]["data"])
+            due.append((end, s["id"], lambda s=s: self._renew(ctx, s)))  # type: ignore[misc]
+            resumes_at = (s["pause_collection"] or {}).get("resumes_at")
+            if resumes_at is not None:
+                due.append((resumes_at, s["id"], lambda s=s: subscriptions.resume_collection(ctx, s)))  # type: ignore[misc]
+        return due
 
     def _invoices(self, ctx: Context) -> list[_Happening]:
         due: list[_Happening] = []
         for invoice in ctx.state.all("invoice"):
-            if invoice["status"] == "draft":
+            if invoice["status"] == "draft" and invoice["automatically_finalizes_at"] is not None:
                 at = invoice["automatically_finalizes_at"]
                 if webhooks.pending_of(ctx.state, "invoice.created", invoice["id"]):
                     # Stripe holds finalization until the webhook is acknowledged, for three days at the most.

@@ -2,15 +2,17 @@
 
 import copy
 import hashlib
+from collections import deque
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
 from farebox.sandbox.errors import missing_object
 
-__all__ = ["API_VERSION", "State", "StripeObject", "visible"]
+__all__ = ["API_VERSION", "REMEMBERED_SECONDS", "State", "StripeObject", "visible"]
 
 API_VERSION: Final = "2026-10-28.endive"
+REMEMBERED_SECONDS: Final = 86_400  # Stripe promises no more, so nobody may build on more
 _KINDS: Final = {
     "prod_": "product",
     "price_": "price",
@@ -42,6 +44,7 @@ class State:
     saved_answers: dict[str, tuple[str, int, bytes]] = field(default_factory=dict)
     deliveries: list[StripeObject] = field(default_factory=list)
     requests: list[StripeObject] = field(default_factory=list)
+    remembered: deque[tuple[int, str | None, str]] = field(default_factory=deque)  # since when, meter id or None, name
     invoice_number: int = 0
 
     @classmethod
@@ -52,6 +55,29 @@ class State:
     def add(self, thing: StripeObject) -> StripeObject:
         self.objects[thing["object"]][thing["id"]] = thing
         return thing
+
+    def save_answer(self, key: str, answer: tuple[str, int, bytes], at: int) -> None:
+        """Keep what an idempotency key was answered: the request's fingerprint, status and body."""
+        self.saved_answers[key] = answer
+        self.remembered.append((at, None, key))
+
+    def add_identifier(self, meter_id: str, identifier: str, at: int) -> bool:
+        """Remember a meter event's identifier. False if the meter had it already."""
+        seen = self.identifiers.setdefault(meter_id, set())
+        if identifier in seen:
+            return False
+        seen.add(identifier)
+        self.remembered.append((at, meter_id, identifier))
+        return True
+
+    def forget(self, now_at: int) -> None:
+        """Forget the identifiers and idempotency keys that are older than a day."""
+        while self.remembered and now_at - self.remembered[0][0] > REMEMBERED_SECONDS:
+            _, meter_id, name = self.remembered.popleft()
+            if meter_id is None:
+                self.saved_answers.pop(name, None)
+            else:
+                self.identifiers[meter_id].discard(name)
 
     def all(self, kind: str) -> list[StripeObject]:
         return list(self.objects[kind].values())

@@ -17,7 +17,9 @@ __all__ = [
     "ITEMS_MAX",
     "ROUTES",
     "cancel_now",
+    "check_prices",
     "create_subscription",
+    "resume_collection",
     "set_cancel_at_period_end",
 ]
 
@@ -32,13 +34,9 @@ def create_subscription(
     ctx: Context, customer: StripeObject, items: list[dict[str, Any]], options: dict[str, Any]
 ) -> StripeObject:
     """Begin a subscription now. All its items share one interval and currency, as every plan of one checkout does."""
-    if not items or len(items) > ITEMS_MAX:
-        raise invalid(f"A subscription has from 1 to {ITEMS_MAX} items.", param="items")
+    prices = check_prices(ctx, items, "items")
     id = ctx.new_id("sub_")
-    lines = [_item(ctx, id, entry, i) for i, entry in enumerate(items)]
-    shapes = {(line["price"]["currency"], line["price"]["recurring"]["interval"]) for line in lines}
-    if len(shapes) > 1:
-        raise not_modelled("subscriptions whose items differ in currency or interval yet")
+    lines = [_item(ctx, id, entry, price) for entry, price in zip(items, prices, strict=True)]
     mode = (options.get("billing_mode") or {}).get("type", "flexible")
     subscription = {
         "id": id,
@@ -101,18 +99,29 @@ def create_subscription(
     return subscription
 
 
-def _item(ctx: Context, subscription_id: str, entry: dict[str, Any], i: int) -> StripeObject:
-    where = f"items[{i}]"
-    price = ctx.state.get("price", entry["price"], param=f"{where}[price]", status=400)
-    if price["recurring"] is None or not price["active"]:
-        raise invalid("The price must be active and recurring.", param=f"{where}[price]")
-    metered = price["recurring"]["usage_type"] == "metered"
-    if metered and "quantity" in entry:
-        raise invalid(
-            "Quantity cannot be set for a metered price; report usage to its meter.", param=f"{where}[quantity]"
-        )
-    if not metered:
-        raise not_modelled("licensed prices yet")
+def check_prices(ctx: Context, items: list[dict[str, Any]], param: str) -> list[StripeObject]:
+    """The prices of items that can be one subscription: active, metered, of one currency and interval."""
+    if not items or len(items) > ITEMS_MAX:
+        raise invalid(f"A subscription has from 1 to {ITEMS_MAX} items.", param=param)
+    prices = []
+    for i, entry in enumerate(items):
+        where = f"{param}[{i}]"
+        price = ctx.state.get("price", entry["price"], param=f"{where}[price]", status=400)
+        if price["recurring"] is None or not price["active"]:
+            raise invalid("The price must be active and recurring.", param=f"{where}[price]")
+        if price["recurring"]["usage_type"] != "metered":
+            raise not_modelled("licensed prices yet")
+        if "quantity" in entry:
+            raise invalid(
+                "Quantity cannot be set for a metered price; report usage to its meter.", param=f"{where}[quantity]"
+            )
+        prices.append(price)
+    if len({(p["currency"], p["recurring"]["interval"], p["recurring"]["interval_count"]) for p in prices}) > 1:
+        raise not_modelled("subscriptions whose items differ in currency or interval yet")
+    return prices
+
+
+def _item(ctx: Context, subscription_id: str, entry: dict[str, Any], price: StripeObject) -> StripeObject:
     start, end = period_around(
         ctx.now_at, price["recurring"]["interval"], price["recurring"]["interval_count"], ctx.now_at
     )
@@ -162,20 +171,25 @@ def _update(ctx: Context) -> StripeObject:
     if subscription["status"] in ENDED:
         raise wrong_state("A canceled subscription can only update its cancellation_details and metadata.")
     p = ctx.params
+    if "default_payment_method" in p:
+        ctx.state.get("payment_method", p["default_payment_method"], param="default_payment_method", status=400)
+    resumes_at = (p.get("pause_collection") or {}).get("resumes_at")
+    if resumes_at is not None and resumes_at <= ctx.now_at:
+        raise invalid("resumes_at must lie in the future.", param="pause_collection[resumes_at]")
     if "cancel_at_period_end" in p:
         set_cancel_at_period_end(ctx, subscription, on=p.pop("cancel_at_period_end"))
-    if not p:
+    previous = {name: subscription[name] for name in p if name in subscription}
+    if not previous:
         return subscription
-    previous = {name: subscription[name] for name in p}
     if "metadata" in p:
         subscription["metadata"] = merged_metadata(subscription["metadata"], p["metadata"])
     if "default_payment_method" in p:
-        ctx.state.get("payment_method", p["default_payment_method"], param="default_payment_method", status=400)
         subscription["default_payment_method"] = p["default_payment_method"]
     if "description" in p:
         subscription["description"] = p["description"]
     if "pause_collection" in p:
-        subscription["pause_collection"] = p["pause_collection"]
+        asked = p["pause_collection"]
+        subscription["pause_collection"] = {"resumes_at": None, **asked} if asked is not None else None
     ctx.emit("customer.subscription.updated", subscription, previous)
     return subscription
 
@@ -190,6 +204,13 @@ def set_cancel_at_period_end(ctx: Context, subscription: StripeObject, *, on: bo
     subscription["cancel_at"] = end if on else None
     subscription["canceled_at"] = ctx.now_at if on else None
     subscription["cancellation_details"]["reason"] = "cancellation_requested" if on else None
+    ctx.emit("customer.subscription.updated", subscription, previous)
+
+
+def resume_collection(ctx: Context, subscription: StripeObject) -> None:
+    """End a pause of collection when its time has come. Invoices drafted meanwhile stay as they are."""
+    previous = {"pause_collection": subscription["pause_collection"]}
+    subscription["pause_collection"] = None
     ctx.emit("customer.subscription.updated", subscription, previous)
 
 

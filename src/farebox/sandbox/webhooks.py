@@ -5,9 +5,11 @@ import hmac
 import json
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
+from farebox.sandbox.decimals import encode
 from farebox.sandbox.errors import invalid
 from farebox.sandbox.params import array, boolean, integer, metadata, obj, required, text
 from farebox.sandbox.state import API_VERSION, State, StripeObject, visible
@@ -33,10 +35,7 @@ Send = Callable[[str, dict[str, str], bytes], int | None]  # url, headers, body 
 
 def _create(ctx: Context) -> StripeObject:
     p = ctx.params
-    if not p["url"].startswith(("http://", "https://")):
-        raise invalid(
-            "Invalid URL: An explicit scheme (such as https) must be provided.", param="url", code="url_invalid"
-        )
+    _check_address(p["url"])
     endpoint = {
         "id": ctx.new_id("we_"),
         "object": "webhook_endpoint",
@@ -55,9 +54,25 @@ def _create(ctx: Context) -> StripeObject:
     return {**endpoint, "secret": endpoint["_signing"]}  # told once
 
 
+def _check_address(url: str) -> None:
+    try:
+        address = urlsplit(url)
+        whole = address.scheme in ("http", "https") and address.hostname is not None and address.port != 0
+    except ValueError:  # a port that is no number, a bracket without its other
+        whole = False
+    if not whole:
+        raise invalid(
+            "Invalid URL: a host and an explicit scheme (such as https) must be provided.",
+            param="url",
+            code="url_invalid",
+        )
+
+
 def _update(ctx: Context) -> StripeObject:
     endpoint = ctx.state.get("webhook_endpoint", ctx.path["id"])
     p = ctx.params
+    if "url" in p:
+        _check_address(p["url"])
     if "disabled" in p:
         endpoint["status"] = "disabled" if p.pop("disabled") else "enabled"
     if "metadata" in p:
@@ -159,10 +174,11 @@ def deliver_due(state: State, send: Send, *, now_ms: int, now_at: int, lock: Any
         with lock:
             endpoint = state.objects["webhook_endpoint"].get(delivery["endpoint"])
             event = state.objects["event"][delivery["event"]]
-            body = json.dumps(event, default=str, separators=(",", ":")).encode()
-        if endpoint is None:
-            delivery["state"] = "dropped"
-            continue
+            if endpoint is None or endpoint["status"] == "disabled":
+                delivery["state"] = "dropped"
+                continue
+            pinned = {**event, "api_version": endpoint["api_version"]}
+            body = json.dumps(pinned, default=encode, separators=(",", ":")).encode()
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "Stripe-Signature": signature(endpoint["_signing"], body, now_at),
