@@ -82,6 +82,13 @@ def take(store: Store, *, now: int = AT, holder: str = "h1", limit: int = 10) ->
     return store.take_meter_events(holder, now=now, lease_seconds=120, limit=limit)
 
 
+def delivered(store: Store) -> None:
+    """All that is sealed has reached Stripe."""
+    while events := take(store, now=AT + 2 * HOUR):
+        for event in events:
+            store.settle_meter_event("h1", event, DELIVERED, state=ReportState.DELIVERED, now=AT + 2 * HOUR)
+
+
 def news(id: str, customer_id: str | None = "cus_1") -> InboxEvent:
     return InboxEvent(id, "customer.subscription.updated", "sub_1", customer_id, AT, False)
 
@@ -188,15 +195,31 @@ def test_seal_interval(store: Store) -> None:
     """An account and meter is sealed at most once a minute unless hard; what belongs to an ended hour never waits."""
     buyer(store)
     assert len(sealed(store, used(10))) == 1
+    delivered(store)
     store.commit_batch(batch(1, used(3), used(4, meter="tokens")))
     assert [e.meter for e in store.seal(plan, now=AT + 59)] == ["tokens"]
     assert [e.value for e in store.seal(plan, now=AT + 60)] == [3]
+    delivered(store)
     store.commit_batch(batch(2, used(5)))
     assert store.seal(plan, now=AT + 59) == []
     assert [e.value for e in store.seal(plan, now=AT + 59, hard=True)] == [5]
     store.commit_batch(batch(3, used(6), used(7, bucket_start=AT + HOUR)))
     assert [e.value for e in store.seal(plan, now=AT + 59, before=AT + HOUR, hard=True)] == [6]
+    delivered(store)
     assert [e.value for e in store.seal(plan, now=AT + HOUR)] == [7]
+
+
+def test_what_cannot_be_sent_is_gathered(store: Store) -> None:
+    """While an event of an account and meter is on its way nothing more is frozen for it, an ended hour included.
+
+    A Stripe that is slow or away so gets fewer and larger events, not an ever longer queue; a period's edge is hard.
+    """
+    buyer(store)
+    buyer(store, 2)
+    assert len(sealed(store, used(10))) == 1
+    store.commit_batch(batch(1, used(3), used(4, bucket_start=AT + HOUR), used(5, account_id="acc_2")))
+    assert [e.account_id for e in store.seal(plan, now=AT + 3 * HOUR)] == ["acc_2"]
+    assert [e.value for e in store.seal(plan, now=AT + 3 * HOUR, hard=True)] == [3, 4]
 
 
 def test_seal_waits_for_a_customer(store: Store) -> None:

@@ -27,10 +27,11 @@ from sqlalchemy.pool import StaticPool
 from farebox.errors import StoreError, StoreUnavailable, StoreUnusable
 from farebox.store.tables import metadata
 
-__all__ = ["APPLICATION_ID", "BUSY_TIMEOUT_MILLISECONDS", "Database", "insert_into", "upsert"]
+__all__ = ["APPLICATION_ID", "BUSY_TIMEOUT_MILLISECONDS", "CONNECTIONS_MAX", "Database", "insert_into", "upsert"]
 
 APPLICATION_ID: Final = 0x46617265  # "Fare": marks a SQLite file as a Farebox ledger
 BUSY_TIMEOUT_MILLISECONDS: Final = 5_000
+CONNECTIONS_MAX: Final = 64  # more than all threads that may ask: who waits for the writer keeps no reader out
 _FULL: Final = 2  # what PRAGMA synchronous answers when it is FULL
 _ADVICE: Final = "Name another file in FAREBOX_DATABASE_URL, or restore this one from a backup."
 
@@ -61,7 +62,8 @@ class Database:
             _refuse_foreign_file(path)
         # One connection for all threads in memory; `_alone` lets them use it one after another.
         shared: dict[str, Any] = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
-        engine = sa.create_engine(self._url, **(shared if self._memory else {}))
+        many: dict[str, Any] = {"pool_size": CONNECTIONS_MAX, "max_overflow": 0}
+        engine = sa.create_engine(self._url, **(shared if self._memory else many))
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _on_begin)
         try:
@@ -168,11 +170,17 @@ def _prepare_file(path: Path) -> None:
 
 
 def _refuse_foreign_file(path: Path) -> None:
-    """Look at a file that is not empty before anything is written to it, a journal's mode included."""
-    if path.stat().st_size == 0:
+    """Look at a file that is not empty before anything is written to it, a journal's mode included.
+
+    A file that bears our mark is left to SQLite, which alone knows how to read it beside its journal.
+    """
+    with path.open("rb") as file:
+        head = file.read(100)
+    if not head or int.from_bytes(head[68:72], "big") == APPLICATION_ID:
         return
+    way = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as raw:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{way}", uri=True)) as raw:
             mark = raw.execute("PRAGMA application_id").fetchone()[0]
             tables = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.Error as error:

@@ -1,6 +1,6 @@
 """Meter events in the ledger: sealed in one transaction (L5), leased one at a time per customer and meter (L8)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -27,6 +27,21 @@ _EVENT = tuple(t.meter_events.c[field.name] for field in fields(MeterEvent))
 _OPEN = ("pending", "sending")
 _CHUNK = 200
 _TURNS = 4  # of one customer's events, looked at in a round: none of them keeps the others waiting
+_CLEAR = (
+    sa.update(t.usage)
+    .where(
+        t.usage.c.account_id == sa.bindparam("account"),
+        t.usage.c.meter == sa.bindparam("of"),
+        t.usage.c.bucket_start == sa.bindparam("start"),
+        t.IS_DIRTY,
+    )
+    .values(dirty=False)
+)
+_CELLS = sa.select(t.meter_events.c.timestamp).where(
+    t.meter_events.c.customer_id == sa.bindparam("customer"),
+    t.meter_events.c.meter == sa.bindparam("of"),
+    t.meter_events.c.timestamp.between(sa.bindparam("first"), sa.bindparam("last")),
+)
 
 
 class ReportTables:
@@ -42,17 +57,20 @@ class ReportTables:
         before: int | None = None,
         hard: bool = False,
     ) -> list[MeterEvent]:
-        with self._database.write() as connection:
+        with self._database.read() as connection:
             due = _due_buckets(connection, now, before, hard)
-            if not due:
-                return []
-            _clear_hints(connection, due)
-            sealed = [event for unsealed in _differences(connection, due) if (event := plan(unsealed)) is not None]
-            if sealed:
-                connection.execute(
-                    sa.insert(t.meter_events), [{**asdict(event), "holder": "", "lease_end": 0} for event in sealed]
-                )
-            return sealed
+        sealed: list[MeterEvent] = []
+        for chunk in (due[i : i + _CHUNK] for i in range(0, len(due), _CHUNK)):
+            # Small transactions: a paid call waits for one of them at the most.
+            with self._database.write() as connection:
+                _clear_hints(connection, chunk)
+                fresh = [event for unsealed in _differences(connection, chunk) if (event := plan(unsealed)) is not None]
+                if fresh:
+                    connection.execute(
+                        sa.insert(t.meter_events), [{**asdict(event), "holder": "", "lease_end": 0} for event in fresh]
+                    )
+            sealed += fresh
+        return sealed
 
     def take_meter_events(self, holder: str, *, now: int, lease_seconds: int, limit: int) -> list[MeterEvent]:
         m = t.meter_events.c
@@ -60,14 +78,14 @@ class ReportTables:
         ready = (m.state == "pending") & (m.next_attempt_at <= now)
         with self._database.write() as connection:
             busy = connection.execute(
-                sa.select(m.customer_id, m.event_name).where(m.state == "sending", m.lease_end > now)
+                sa.select(m.customer_id, m.event_name).where(t.IS_OPEN, m.state == "sending", m.lease_end > now)
             ).all()
             taken: set[tuple[str, str]] = {(row[0], row[1]) for row in busy}
             turn = sa.func.row_number().over(
                 partition_by=(m.customer_id, m.event_name),
                 order_by=(m.next_attempt_at, m.bucket_start, m.sequence),
             )
-            due = sa.select(*_EVENT, m.lease_end, turn.label("turn")).where(abandoned | ready).subquery()
+            due = sa.select(*_EVENT, m.lease_end, turn.label("turn")).where(t.IS_OPEN, abandoned | ready).subquery()
             query = (
                 sa.select(due)
                 .where(due.c.turn <= _TURNS)
@@ -153,7 +171,7 @@ class ReportTables:
         m, u = t.meter_events.c, t.usage.c
         by_state = sa.select(m.state, sa.func.count(), sa.func.sum(m.value)).group_by(m.state)
         used = sa.select(sa.func.coalesce(sa.func.sum(u.quantity), 0))
-        oldest = sa.select(sa.func.min(m.created_at)).where(m.state.in_(_OPEN))
+        oldest = sa.select(sa.func.min(m.created_at)).where(t.IS_OPEN)
         if account_id is not None:
             by_state = by_state.where(m.account_id == account_id)
             used = used.where(u.account_id == account_id)
@@ -173,14 +191,15 @@ _Bucket = tuple[str, str, int]
 def _due_buckets(connection: Connection, now: int, before: int | None, hard: bool) -> list[_Bucket]:
     """Buckets with a hint, of accounts that Stripe knows.
 
-    Sealed within the last interval: wait, unless the bucket is over.
+    Sealed within the last interval: wait, unless the bucket is over. An event of the same account and meter that is
+    still on its way: wait for it, so that what cannot be sent fast enough becomes fewer and larger events.
     """
     u, a, m = t.usage.c, t.accounts.c, t.meter_events.c
     query = (
         sa.select(u.account_id, u.meter, u.bucket_start)
         .distinct()
         .select_from(t.usage.join(t.accounts, a.id == u.account_id))
-        .where(u.dirty, a.customer_id.is_not(None))
+        .where(t.IS_DIRTY, a.customer_id.is_not(None))
     )
     if before is not None:
         query = query.where(u.bucket_start < before)
@@ -189,86 +208,59 @@ def _due_buckets(connection: Connection, now: int, before: int | None, hard: boo
         return due
     recent = sa.select(m.account_id, m.meter).where(m.created_at > now - SEAL_INTERVAL_SECONDS).distinct()
     sealed_lately = {(row[0], row[1]) for row in connection.execute(recent)}
+    waiting = sa.select(m.account_id, m.meter).where(t.IS_OPEN).distinct()
+    on_their_way = {(row[0], row[1]) for row in connection.execute(waiting)}
     latest: dict[tuple[str, str], int] = {}
     for account_id, meter, start in due:
         latest[account_id, meter] = max(start, latest.get((account_id, meter), start))
     return [
         bucket
         for bucket in due
-        if bucket[:2] not in sealed_lately
-        or bucket[2] - bucket[2] % BUCKET_SECONDS + BUCKET_SECONDS <= now
-        or bucket[2] < latest[bucket[:2]]
+        if bucket[:2] not in on_their_way
+        and (
+            bucket[:2] not in sealed_lately
+            or bucket[2] - bucket[2] % BUCKET_SECONDS + BUCKET_SECONDS <= now
+            or bucket[2] < latest[bucket[:2]]
+        )
     ]
-
-
-def _in(columns: Iterable[Any], buckets: list[_Bucket]) -> sa.ColumnElement[bool]:
-    return sa.tuple_(*columns).in_(buckets)
 
 
 def _clear_hints(connection: Connection, due: list[_Bucket]) -> None:
     """Before the totals are read: an increment that comes in between sets its hint again and is looked at next time."""
-    u = t.usage.c
-    for bucket in due:
-        connection.execute(
-            sa.update(t.usage)
-            .where(u.account_id == bucket[0], u.meter == bucket[1], u.bucket_start == bucket[2], u.dirty)
-            .values(dirty=False)
-        )
+    connection.execute(_CLEAR, [dict(zip(("account", "of", "start"), bucket, strict=True)) for bucket in due])
 
 
 def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
     """L5: total, already sealed and next sequence of each bucket, in one statement."""
     u, m, a = t.usage.c, t.meter_events.c, t.accounts.c
+    columns = (sa.column("account_id", sa.String), sa.column("meter", sa.String), sa.column("start", sa.BigInteger))
+    asked = sa.values(*columns, name="asked").data(due).cte("asked").c
+    used = (u.account_id == asked.account_id) & (u.meter == asked.meter) & (u.bucket_start == asked.start)
+    done = (m.account_id == asked.account_id) & (m.meter == asked.meter) & (m.bucket_start == asked.start)
+    rows = connection.execute(
+        sa.select(
+            asked.account_id,
+            a.customer_id,
+            asked.meter,
+            asked.start,
+            sa.select(sa.func.sum(u.quantity)).where(used).scalar_subquery(),
+            sa.select(sa.func.coalesce(sa.func.sum(m.value), 0)).where(done).scalar_subquery(),
+            sa.select(sa.func.coalesce(sa.func.max(m.sequence) + 1, 0)).where(done).scalar_subquery(),
+            sa.select(sa.func.max(u.last_used_at)).where(used).scalar_subquery(),
+        )
+        .where(a.id == asked.account_id)
+        .order_by(asked.account_id, asked.meter, asked.start)
+    ).all()
     found: list[Unsealed] = []
-    for chunk in (due[i : i + _CHUNK] for i in range(0, len(due), _CHUNK)):
-        sealed = (
-            sa.select(
-                m.account_id,
-                m.meter,
-                m.bucket_start,
-                sa.func.sum(m.value).label("sealed"),
-                (sa.func.max(m.sequence) + 1).label("sequence"),
-            )
-            .where(_in((m.account_id, m.meter, m.bucket_start), chunk))
-            .group_by(m.account_id, m.meter, m.bucket_start)
-            .subquery()
-        )
-        same = (
-            (sealed.c.account_id == u.account_id)
-            & (sealed.c.meter == u.meter)
-            & (sealed.c.bucket_start == u.bucket_start)
-        )
-        rows = connection.execute(
-            sa.select(
-                u.account_id,
-                a.customer_id,
-                u.meter,
-                u.bucket_start,
-                sa.func.sum(u.quantity),
-                sa.func.coalesce(sa.func.max(sealed.c.sealed), 0),
-                sa.func.coalesce(sa.func.max(sealed.c.sequence), 0),
-                sa.func.max(u.last_used_at),
-            )
-            .select_from(t.usage.join(t.accounts, a.id == u.account_id).outerjoin(sealed, same))
-            .where(_in((u.account_id, u.meter, u.bucket_start), chunk))
-            .group_by(u.account_id, a.customer_id, u.meter, u.bucket_start)
-            .order_by(u.account_id, u.meter, u.bucket_start)
-        ).all()
-        for account, customer, meter, start, total, done, sequence, last in rows:
-            cells = _cells(connection, customer, meter, start, last)
-            found.append(Unsealed(account, customer, meter, start, int(total), int(done), int(sequence), last, cells))
+    for account, customer, meter, start, total, sealed, sequence, last in rows:
+        cells = _cells(connection, customer, meter, start, last)
+        found.append(Unsealed(account, customer, meter, start, int(total), int(sealed), int(sequence), last, cells))
     return found
 
 
 def _cells(connection: Connection, customer_id: str, meter: str, start: int, last: int) -> frozenset[int]:
-    m = t.meter_events.c
-    first = start - start % CELL_SECONDS
-    rows = connection.execute(
-        sa.select(m.timestamp).where(
-            m.customer_id == customer_id, m.meter == meter, m.timestamp >= first, m.timestamp <= last
-        )
-    )
-    return frozenset(row[0] // CELL_SECONDS for row in rows)
+    asked = {"customer": customer_id, "of": meter, "first": start - start % CELL_SECONDS, "last": last}
+    return frozenset(row[0] // CELL_SECONDS for row in connection.execute(_CELLS, asked))
 
 
 def _cell_unproven(connection: Connection, event: MeterEvent) -> bool:

@@ -12,9 +12,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 __all__ = [
+    "IS_DIRTY",
+    "IS_OPEN",
     "accounts",
     "api_keys",
     "checkouts",
@@ -90,6 +93,7 @@ Index(
     sqlite_where=usage.c.dirty,
     postgresql_where=usage.c.dirty,
 )
+Index("usage_bucket", usage.c.account_id, usage.c.meter, usage.c.bucket_start)
 Index("usage_key", usage.c.key_id)
 
 recorded = Table(
@@ -187,6 +191,7 @@ inbox = Table(
     Column("attempts", Integer, nullable=False),
     Column("reason", Text, nullable=False),
 )
+Index("inbox_due", inbox.c.next_attempt_at)
 
 meter_events = Table(
     "meter_events",
@@ -212,6 +217,11 @@ meter_events = Table(
     Column("lease_end", BigInteger, nullable=False),
     UniqueConstraint("account_id", "meter", "bucket_start", "sequence"),
 )
+Index("meter_events_created", meter_events.c.created_at)
+Index("meter_events_cell", meter_events.c.customer_id, meter_events.c.timestamp)
 _open = meter_events.c.state.in_(("pending", "sending"))
 Index("meter_events_open", meter_events.c.next_attempt_at, sqlite_where=_open, postgresql_where=_open)
-Index("meter_events_serial", meter_events.c.customer_id, meter_events.c.event_name, meter_events.c.created_at)
+
+# Conditions as the partial indexes have them, word by word: a bound value or `= 1` would not let a database use them.
+IS_DIRTY = text("usage.dirty")
+IS_OPEN = text("meter_events.state IN ('pending', 'sending')")

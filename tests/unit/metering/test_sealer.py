@@ -11,7 +11,7 @@ from tests.shop import StillClock
 
 from farebox.domain.accounts import Account
 from farebox.domain.catalog import Catalog, Meter
-from farebox.domain.reports import CELL_SECONDS, IDENTIFIER_LENGTH_MAX, MeterEvent, ReportState
+from farebox.domain.reports import CELL_SECONDS, IDENTIFIER_LENGTH_MAX, MeterEvent, Outcome, OutcomeKind, ReportState
 from farebox.domain.usage import BUCKET_SECONDS, Batch, Increment, bucket_start
 from farebox.metering.sealer import Sealer
 from farebox.store.sql import MEMORY_URL, SqlStore
@@ -37,6 +37,14 @@ class Books:
         self._number += 1
         increment = Increment("acc", meter, "key", "GET /", bucket_start(now, boundaries), quantity, 1, now)
         self.store.commit_batch(Batch("w", self._number, str(self._number), (increment,)))
+
+    def deliver(self) -> None:
+        """What is sealed reaches Stripe."""
+        now = self.clock.now_at()
+        while events := self.store.take_meter_events("h", now=now, lease_seconds=60, limit=100):
+            for event in events:
+                outcome = Outcome(OutcomeKind.DELIVERED)
+                self.store.settle_meter_event("h", event, outcome, state=ReportState.DELIVERED, now=now)
 
     def sealed(self) -> list[MeterEvent]:
         """The meter events, the oldest first."""
@@ -78,12 +86,15 @@ def test_once_a_minute(books: Books) -> None:
     for second in range(121):
         books.use()
         made += [second] * books.sealer.step()
+        books.deliver()
         books.clock.pass_seconds(1)
     assert made == [0, 60, 120]
     books.use()
     assert (books.sealer.step(), books.sealer.step(hard=True)) == (0, 1)
+    books.deliver()
     books.clock.pass_seconds(BUCKET_SECONDS - 122)
     books.sealer.step()
+    books.deliver()
     books.use()
     books.clock.pass_seconds(1)
     books.use()

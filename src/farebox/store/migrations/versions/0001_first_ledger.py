@@ -67,6 +67,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("work"),
     )
+    op.create_index("inbox_due", "inbox", ["next_attempt_at"], unique=False)
     op.create_table(
         "ledger",
         sa.Column("one", sa.Integer(), nullable=False),
@@ -107,6 +108,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("dirty"),
         postgresql_where=sa.text("dirty"),
     )
+    op.create_index("usage_bucket", "usage", ["account_id", "meter", "bucket_start"], unique=False)
     op.create_index("usage_key", "usage", ["key_id"], unique=False)
     op.create_table(
         "writers",
@@ -188,7 +190,8 @@ def upgrade() -> None:
         sqlite_where=sa.text("state IN ('pending', 'sending')"),
         postgresql_where=sa.text("state IN ('pending', 'sending')"),
     )
-    op.create_index("meter_events_serial", "meter_events", ["customer_id", "event_name", "created_at"], unique=False)
+    op.create_index("meter_events_created", "meter_events", ["created_at"], unique=False)
+    op.create_index("meter_events_cell", "meter_events", ["customer_id", "timestamp"], unique=False)
     op.create_table(
         "subscriptions",
         sa.Column("id", sa.String(length=128), nullable=False),
