@@ -15,6 +15,7 @@ from farebox.billing.inbox import InboxWorker, Receipt, receive, sweep
 from farebox.config import Settings
 from farebox.domain.access import Facts
 from farebox.domain.accounts import boundaries_of
+from farebox.domain.reports import SEAL_INTERVAL_SECONDS
 from farebox.domain.usage import Increment, bucket_start, checked_quantity
 from farebox.errors import AccountUnknown, InputInvalid, MeterUnknown, ProviderForbidden, StoreError, StoreUnusable
 from farebox.loops import Loop
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 READER_THREADS_MAX: Final = 4
-SENDER_THREADS_MAX: Final = 8
+SENDER_THREADS_MAX: Final = 32
 REPORT_BATCH_MAX: Final = 64
 REPORT_POLL_MILLISECONDS: Final = 1_000
 INBOX_POLL_MILLISECONDS: Final = 1_000
@@ -166,7 +167,7 @@ class Runtime:
             _log.warning("route_without_price", route=path, meaning="needs a key and costs only what its code charges")
         if self._background:
             self._loops = [
-                Loop("feed", self._feed_step, interval_ms=FEED_POLL_MILLISECONDS),
+                Loop("feed", self._feed_step, interval_ms=FEED_POLL_MILLISECONDS, backoff_seconds_max=1),
                 self._inbox_loop,
                 self._report_loop,
                 Loop("sweep", self._sweep_step, interval_ms=SWEEP_MILLISECONDS),
@@ -319,7 +320,8 @@ class Runtime:
         hard, self._seal_hard = self._seal_hard or (often and self.settings.seal_seconds < 60), False
         if often:
             self._sealed_at_ms = now_ms
-        self.sealer.step(hard=hard)
+        if hard or often or self.settings.seal_seconds <= SEAL_INTERVAL_SECONDS:
+            self.sealer.step(hard=hard)
         if not self._bound:
             self._bind()
         return self._bound and self.reporter.step(REPORT_BATCH_MAX, self._side_by_side) > 0

@@ -6,7 +6,7 @@
     │   ├── KeyMissing · KeyInvalid · KeyRevoked · KeyExpired · CredentialsConflict
     │   ├── SubscriptionMissing · SubscriptionInactive
     ├── RequestRefused                  what a buyer or Stripe sent cannot be served
-    │   ├── InputInvalid · PlanUnknown · NotFound · MethodNotAllowed · BodyTooLarge · TooManyRequests
+    │   ├── InputInvalid · PlanUnknown · NotFound · MethodNotAllowed · PathTooLong · BodyTooLarge · TooManyRequests
     │   ├── SignatureInvalid · OperatorOnly
     │   ├── AlreadySubscribed · CustomerMissing
     │   └── ClaimRefused                ClaimUnknown · ClaimUnpaid · ClaimExpired · ClaimTaken
@@ -58,6 +58,7 @@ __all__ = [
     "NotFound",
     "NotStarted",
     "OperatorOnly",
+    "PathTooLong",
     "PlanUnknown",
     "ProviderError",
     "ProviderForbidden",
@@ -178,6 +179,12 @@ class MethodNotAllowed(RequestRefused):
     code = "method_not_allowed"
     status = 405
     title = "The method is not allowed here"
+
+
+class PathTooLong(RequestRefused):
+    code = "path_too_long"
+    status = 414
+    title = "The path is too long"
 
 
 class BodyTooLarge(RequestRefused):

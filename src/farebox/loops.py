@@ -21,10 +21,18 @@ class Loop:
     An error is logged and tried again with a growing pause: a FareboxError in words, anything else with its trace.
     """
 
-    def __init__(self, name: str, step: Callable[[], bool], *, interval_ms: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], bool],
+        *,
+        interval_ms: int,
+        backoff_seconds_max: int = BACKOFF_SECONDS_MAX,
+    ) -> None:
         self.name = name
         self._step = step
         self._interval_ms = interval_ms
+        self._pause_ms_max = max(backoff_seconds_max * 1000, interval_ms)
         self._wake = threading.Event()
         self._stopping = False
         self._failures = 0
@@ -61,4 +69,4 @@ class Loop:
                 self._wake.clear()
 
     def _pause_ms(self) -> int:
-        return min(self._interval_ms << min(self._failures, 10), max(BACKOFF_SECONDS_MAX * 1000, self._interval_ms))
+        return min(self._interval_ms << min(self._failures, 10), self._pause_ms_max)

@@ -1,5 +1,8 @@
 """From a plan to a Checkout page. Prices come from the catalog only, and an e-mail never selects an account."""
 
+import threading
+import zlib
+from contextlib import nullcontext
 from typing import Final
 
 import structlog
@@ -14,6 +17,9 @@ __all__ = ["EMAIL_CHARACTERS_MAX", "REFERENCE_CHARACTERS_MAX", "begin_checkout",
 
 EMAIL_CHARACTERS_MAX: Final = 320
 REFERENCE_CHARACTERS_MAX: Final = 200
+
+# Two purchases of one account at the same time would each see that the other has not happened yet.
+_ONE_AT_A_TIME: Final = tuple(threading.Lock() for _ in range(64))
 
 _log = structlog.get_logger("farebox.checkout")
 
@@ -36,7 +42,25 @@ def begin_checkout(
 
     PlanUnknown names the plans; AlreadySubscribed; InputInvalid; ProviderError.
     """
-    plan = chosen_plan(catalog, plan_name)
+    with (
+        _ONE_AT_A_TIME[zlib.crc32(account.id.encode()) % len(_ONE_AT_A_TIME)] if account is not None else nullcontext()
+    ):
+        plan = chosen_plan(catalog, plan_name)
+        return _begin(store, provider, clock, entropy, plan, email, reference, account, claim_url, plans_url)
+
+
+def _begin(
+    store: Store,
+    provider: Provider,
+    clock: Clock,
+    entropy: Entropy,
+    plan: Plan,
+    email: str,
+    reference: str,
+    account: Account | None,
+    claim_url: str,
+    plans_url: str,
+) -> CheckoutSession:
     _check_texts(email, reference)
     price_ids = _price_ids(provider, plan)  # first, so that a plan that cannot be bought leaves nothing behind
     if account is None:

@@ -10,7 +10,7 @@ import structlog
 
 from farebox.domain.accounts import Account, Subscription
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, InboxWork
-from farebox.errors import FareboxError, ProviderError
+from farebox.errors import FareboxError, ProviderError, ProviderRejected
 from farebox.ports import Clock, Entropy, Provider, Store
 
 __all__ = [
@@ -127,6 +127,8 @@ def sweep(store: Store, provider: Provider, clock: Clock, after: str) -> str:
     for account in accounts:
         try:
             refresh_account(store, provider, clock, account)
+        except ProviderRejected as error:  # this customer alone: the others must not wait for it
+            _log.warning("sweep_refused", account=account.id, reason=str(error))
         except ProviderError as error:
             _log.warning("sweep_failed", account=account.id, reason=str(error))
             return after

@@ -90,6 +90,8 @@ def rotate_key(
     old = next((key for key in live_keys(store, account_id, clock.now_at()) if key.id == key_id), None)
     if old is None:
         raise NotFound("There is no such live key.")
+    if old.expires_at is not None:
+        raise InputInvalid("This key has been rotated already and is about to expire. Rotate the new one.")
     secret, row = new_key(clock, entropy, peppers, live=live, account_id=account_id, name=old.name)
     if not store.rotate_key(key_id, row, expires_at=row.created_at + overlap_seconds):
         raise NotFound("There is no such live key.")

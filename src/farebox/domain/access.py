@@ -22,12 +22,13 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Leave to call. `boundaries` split the buckets of what will be used."""
+    """Leave to call. `boundaries` split the buckets of what will be used; `started_at` begins the current period."""
 
     account: Account
     key_id: str
     subscription: Subscription
     boundaries: tuple[int, ...]
+    started_at: int = 0
 
 
 def identify(facts: Facts, now: int) -> Refusal | None:
@@ -50,4 +51,6 @@ def decide(facts: Facts, now: int, grace_seconds: int) -> Grant | Refusal:
     if not is_entitled(subscription, now, grace_seconds):
         status = subscription.status.replace("_", " ")
         return SubscriptionInactive(f"The subscription is {status}. Renew it or update the payment method.")
-    return Grant(facts.account, facts.key.id, subscription, boundaries_of(facts.subscriptions))
+    # Only a clock that is behind Stripe's sees a period that has not begun.
+    started_at = min((item.period.start for item in subscription.items), default=0)
+    return Grant(facts.account, facts.key.id, subscription, boundaries_of(facts.subscriptions), started_at)

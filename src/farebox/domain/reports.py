@@ -53,12 +53,16 @@ class OutcomeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`stored_failure` says that Stripe saved a 5xx under the Idempotency-Key, so that a new one is needed."""
+    """`stored_failure` says that Stripe saved a 5xx under the Idempotency-Key, so that a new one is needed.
+
+    `may_pass` marks a rejection whose cause can be mended: a meter that is not active, a clock that is ahead.
+    """
 
     kind: OutcomeKind
     reason: str = ""
     stored_failure: bool = False
     retry_after_seconds: int = 0
+    may_pass: bool = False
 
 
 @dataclass(frozen=True, slots=True)

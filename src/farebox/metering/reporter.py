@@ -88,7 +88,7 @@ class Reporter:
         if event.first_unknown_at is not None and now - event.first_unknown_at > DOUBT_AFTER_SECONDS:
             reason = "Stripe may have counted it, and its identifier is no longer protected against a second count"
             return self._settle(event, Outcome(OutcomeKind.UNKNOWN, reason), ReportState.DOUBTFUL)
-        if now - event.timestamp > EVENT_AGE_SECONDS_MAX:
+        if event.timestamp <= self._oldest_at():
             reason = "older than Stripe accepts; bill it as an invoice item"
             return self._settle(event, Outcome(OutcomeKind.REJECTED, reason), ReportState.REJECTED)
         held_ms = self._clock.monotonic_ms() - taken_ms
@@ -110,6 +110,9 @@ class Reporter:
                 return self._halt(event, outcome)
             case OutcomeKind.DUPLICATE:
                 return self._settle(event, outcome, ReportState.DELIVERED)
+            case OutcomeKind.REJECTED if outcome.may_pass and event.timestamp > self._oldest_at():
+                _log.error("meter_event_refused_for_now", identifier=event.identifier, reason=outcome.reason)
+                return self._retry(event, outcome, BACKOFF_SECONDS_MAX)
             case OutcomeKind.REJECTED:
                 _log.error("meter_event_rejected", identifier=event.identifier, reason=outcome.reason)
                 return self._settle(event, outcome, ReportState.REJECTED)
@@ -154,6 +157,10 @@ class Reporter:
     def _release(self, event: MeterEvent) -> bool:
         """Not sent after all, and due again at once."""
         return self._retry(event, Outcome(OutcomeKind.THROTTLED, event.reason), 1)
+
+    def _oldest_at(self) -> int:
+        """What was used before this is older than Stripe accepts."""
+        return self._clock.now_at() - EVENT_AGE_SECONDS_MAX - 1
 
     def _backoff_seconds(self, attempts: int) -> int:
         ceiling = min(1 << min(attempts, 9), BACKOFF_SECONDS_MAX)

@@ -13,6 +13,7 @@ __all__ = ["RETRY_AFTER_SECONDS_MAX", "outcome_of", "provider_error"]
 RETRY_AFTER_SECONDS_MAX: Final = 3_600
 _DUPLICATE_TEXT: Final = "already exists with identifier"
 _DUPLICATE_CODE: Final = "duplicate_meter_event"
+_MAY_PASS: Final = ("no active meter", "in the future")
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -40,7 +41,7 @@ def outcome_of(error: stripe.StripeError) -> Outcome:
         return Outcome(OutcomeKind.CONFLICT, message)
     if _code(error) == _DUPLICATE_CODE or _DUPLICATE_TEXT in message:
         return Outcome(OutcomeKind.DUPLICATE, message)
-    return Outcome(OutcomeKind.REJECTED, message)
+    return Outcome(OutcomeKind.REJECTED, message, may_pass=any(words in message.lower() for words in _MAY_PASS))
 
 
 def provider_error(error: stripe.StripeError) -> ProviderError:

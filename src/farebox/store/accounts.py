@@ -165,7 +165,7 @@ class AccountTables:
                 late = at >= row.claimed_at + replaceable_seconds
                 if (
                     late
-                    or key_was_used(connection, row.key_id)
+                    or _account_in_use(connection, row.account_id, row.key_id, row.claimed_at)
                     or not _end_key(connection, row.account_id, row.key_id, at=at)
                 ):
                     return False
@@ -179,6 +179,20 @@ class AccountTables:
             )
             announce(connection, key.account_id)
             return True
+
+
+def _account_in_use(connection: Connection, account_id: str, key_id: str, since: int) -> bool:
+    """Whether the claimed key has been used, or the account has gone on in other ways since it was claimed."""
+    k, u = t.api_keys.c, t.usage.c
+    others = sa.select(1).where(
+        k.account_id == account_id, k.id != key_id, k.created_at >= since, k.revoked_at.is_(None)
+    )
+    used = sa.select(1).where(u.account_id == account_id, u.last_used_at >= since)
+    return (
+        key_was_used(connection, key_id)
+        or connection.execute(others.limit(1)).first() is not None
+        or connection.execute(used.limit(1)).first() is not None
+    )
 
 
 def _end_key(connection: Connection, account_id: str, key_id: str, *, at: int, expires_at: int | None = None) -> bool:

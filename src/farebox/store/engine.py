@@ -6,6 +6,7 @@ The only module that knows which database it is; a driver's text never reaches a
 import os
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib import resources
@@ -46,6 +47,7 @@ class Database:
         self._url: URL = make_url(url)
         self._memory = self._url.database in (None, "", ":memory:")
         self._alone = threading.RLock() if self._memory else None
+        self._turns = _Turns()
         self._engine: Engine | None = None
         self._process = os.getpid()
 
@@ -94,8 +96,11 @@ class Database:
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[Connection]:
         engine = self._own_engine()
+        turns = self._turns if kind == "write" and self._alone is None else None
         if self._alone is not None:
             self._alone.acquire()
+        if turns is not None and not turns.take(BUSY_TIMEOUT_MILLISECONDS / 1000):
+            raise StoreUnavailable(internal="other writers of this process did not come to an end")
         try:
             with engine.connect().execution_options(farebox=kind) as connection, connection.begin():
                 yield connection
@@ -106,6 +111,8 @@ class Database:
         finally:
             if self._alone is not None:
                 self._alone.release()
+            if turns is not None:
+                turns.give_back()
 
     def _own_engine(self) -> Engine:
         """The engine; after a fork the child drops the connections that it must not share."""
@@ -114,6 +121,7 @@ class Database:
         if self._process != os.getpid():
             self._engine.dispose(close=False)
             self._process = os.getpid()
+            self._turns = _Turns()
         return self._engine
 
     def _check_and_migrate(self, engine: Engine, *, migrate: bool) -> None:
@@ -138,6 +146,42 @@ class Database:
         names = set(sa.inspect(connection).get_table_names())
         if current is None and names & set(metadata.tables):
             raise StoreUnusable(f"{self._url.database} holds tables of another program. {_ADVICE}")
+
+
+class _Turns:
+    """The process's writers one after another, in the order in which they came.
+
+    SQLite's own lock goes to whoever looks first: a sealer that takes it again and again would keep paid calls out.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def take(self, timeout_seconds: float) -> bool:
+        """Wait for one's turn. False when it does not come in time."""
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return True
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        if mine.acquire(timeout=timeout_seconds):
+            return True
+        with self._lock:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+                return False
+        return True  # it came in the last moment
+
+    def give_back(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
 
 
 def insert_into(dialect: str, table: sa.Table) -> Any:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from farebox.errors import StoreBusy, StoreUnusable
@@ -38,8 +39,23 @@ class ServingLock:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor
+        _held.add(descriptor)
 
     def release(self) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            _held.discard(self._descriptor)
+            with suppress(OSError):  # a child closed it with the fork
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                os.close(self._descriptor)
             self._descriptor = None
+
+
+def _let_go_in_child() -> None:
+    """A forked child (a seller's process pool) must not keep the ledger locked after its parent has died."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+_held: set[int] = set()
+os.register_at_fork(after_in_child=_let_go_in_child)

@@ -3,6 +3,7 @@
 Never decides who may call (the gate does) and never writes (the recorder does).
 """
 
+import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -19,10 +20,13 @@ from farebox.errors import (
     KeyInvalid,
     KeyMissing,
     MeterUnknown,
+    PathTooLong,
 )
 
 __all__ = [
     "CREDENTIAL_CHARACTERS_MAX",
+    "PATH_CHARACTERS_MAX",
+    "PATH_REMEMBERED_CHARACTERS_MAX",
     "QUERY_FIELDS_MAX",
     "ROUTES_REMEMBERED_MAX",
     "SCOPE_KEY",
@@ -37,6 +41,8 @@ SCOPE_KEY: Final = "farebox.call"
 CREDENTIAL_CHARACTERS_MAX: Final = 512
 QUERY_FIELDS_MAX: Final = 200
 ROUTES_REMEMBERED_MAX: Final = 4_096
+PATH_CHARACTERS_MAX: Final = 2_048
+PATH_REMEMBERED_CHARACTERS_MAX: Final = 256
 _KEY_PREFIX: Final = "fb_"
 
 running_call: ContextVar["Call | None"] = ContextVar("farebox_call", default=None)
@@ -74,7 +80,11 @@ class Call:
         self.charges[meter] = checked_quantity(total, meter)
 
     def increments(self, at: int) -> list[Increment]:
-        """The call as additions to the ledger, at the time it is handed over."""
+        """The call as additions to the ledger, at the time it is handed over.
+
+        A subscription may begin by Stripe's clock a moment before it does by ours: its calls belong to its period.
+        """
+        at = max(at, self.grant.started_at)
         start = bucket_start(at, self.grant.boundaries)
         account_id, key_id = self.grant.account.id, self.grant.key_id
         return [
@@ -106,14 +116,29 @@ class RouteTable:
         """The route that prices this call, or None: then it needs a key and costs nothing."""
         if method == "HEAD":
             method = "GET"
+        if len(path) > PATH_CHARACTERS_MAX:
+            raise PathTooLong(f"The path has more than {PATH_CHARACTERS_MAX} characters.")
         asked = (method, path)
         if asked in self._remembered:
             return self._remembered[asked]
         found = next((r for r, regex in self._rules if r.method in ("*", method) and regex.fullmatch(path)), None)
-        if len(self._remembered) >= ROUTES_REMEMBERED_MAX:
-            self._remembered.clear()
-        self._remembered[asked] = found
+        if len(path) <= PATH_REMEMBERED_CHARACTERS_MAX:
+            if len(self._remembered) >= ROUTES_REMEMBERED_MAX:
+                self._remembered.clear()
+            self._remembered[asked] = found
         return found
+
+    def ambiguous(self, method: str, path: str) -> bool:
+        """Whether the path would fall under another rule once its dots and doubled slashes are resolved.
+
+        Static files and mounted proxies resolve them after we have priced the path as it stands (A20).
+        """
+        if "//" not in path and "/." not in path:
+            return False
+        resolved = "/" + posixpath.normpath(path).lstrip("/")
+        if path.endswith("/") and resolved != "/":
+            resolved += "/"
+        return resolved != path and self.find(method, resolved) is not self.find(method, path)
 
 
 def _compiled(path: str) -> re.Pattern[str]:
@@ -123,7 +148,7 @@ def _compiled(path: str) -> re.Pattern[str]:
         for part in re.split(r"(\{[^/{}]*\})", body)
     )
     # The application's own routes end in "$", which also matches before a last newline: what is served is priced.
-    return re.compile(pattern + ("(/.*)?" if path.endswith("/**") else "\n?"), re.DOTALL)
+    return re.compile(pattern + ("(/.*)?\n?" if path.endswith("/**") else "\n?"), re.DOTALL)
 
 
 def credential_of(scope: Mapping[str, Any], credentials: Sequence[str]) -> str:

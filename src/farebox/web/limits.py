@@ -56,9 +56,7 @@ class RateLimit:
         if full_at - now > (self._burst - 1) * self._refill_ms:
             self._full_at_ms[address] = full_at
             wait_ms = full_at - now - (self._burst - 1) * self._refill_ms
-            raise TooManyRequests(
-                "Too many requests from your address. Wait a little.", retry_after_seconds=-(-wait_ms // 1000)
-            )
+            raise TooManyRequests("Too many requests. Wait a little.", retry_after_seconds=-(-wait_ms // 1000))
         if len(self._full_at_ms) >= ADDRESSES_MAX:
             del self._full_at_ms[next(iter(self._full_at_ms))]
         self._full_at_ms[address] = full_at + self._refill_ms

@@ -15,7 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from farebox.domain.access import Facts, Grant
 from farebox.domain.catalog import Meter
-from farebox.errors import FareboxError, NotStarted, StoreError, StoreUnavailable, UsageError
+from farebox.errors import (
+    FareboxError,
+    NotFound,
+    NotStarted,
+    RequestRefused,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+)
 from farebox.metering.gate import Gate
 from farebox.metering.recorder import Recorder
 from farebox.web.calls import SCOPE_KEY, Call, RouteTable, credential_of, running_call
@@ -103,7 +111,13 @@ class PaidCalls:
         if method == "OPTIONS" and _is_preflight(scope):
             await self._app(scope, receive, send)
             return
-        route = edge.table.find(method, path)
+        try:
+            route = edge.table.find(method, path)
+            if edge.table.ambiguous(method, path):
+                raise NotFound("There is nothing at this path.")
+        except RequestRefused as error:
+            await _refuse(error, scope, receive, send, pay_url=None)
+            return
         if route is not None and route.public:
             await self._app(scope, receive, send)
             return
@@ -130,6 +144,10 @@ class PaidCalls:
             if answer.started:
                 raise
             await _refuse(type(error)(), scope, receive, send, pay_url=None)
+        except Exception:
+            if not answer.refused:
+                raise
+            # The application was told that its client is gone, and said so.
         finally:
             running_call.reset(token)
 
@@ -169,7 +187,7 @@ class _Lifespan:
 class _Answer:
     """The seller's answer on its way out: its start waits until the call is durable; a lost store makes it a 503."""
 
-    __slots__ = ("_call", "_edge", "_receive", "_refused", "_scope", "_send", "started")
+    __slots__ = ("_call", "_edge", "_receive", "_scope", "_send", "refused", "started")
 
     def __init__(self, edge: Edge, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         self._edge = edge
@@ -177,12 +195,13 @@ class _Answer:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._refused = False
+        self.refused = False
         self.started = False
 
     async def send(self, message: Message) -> None:
-        if self._refused:
-            return
+        if self.refused:
+            # As a server says that the client has left: a stream that nobody will read must end, not run on.
+            raise OSError("the answer was refused: its usage could not be recorded")
         if not self.started and message["type"] in ("http.response.start", "websocket.accept"):
             self.started = True
             self._call.begun = True
@@ -191,7 +210,7 @@ class _Answer:
                     recorder = self._edge.recorder
                     await recorder.record(self._call.increments(recorder.now_at()))
                 except StoreError as error:
-                    self._refused = True
+                    self.refused = True
                     await _refuse(error, self._scope, self._receive, self._send, pay_url=None)
                     return
         await self._send(message)

@@ -1,5 +1,6 @@
 """The application's own OpenAPI page with Farebox's key in it, so that a reader can authorize and try a paid call."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ def add_key_to_openapi(app: FastAPI, routes: Callable[[], Sequence[Route]]) -> N
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = original()
+        document = copy.deepcopy(original())  # FastAPI keeps its own, and the rules may not be known yet
         schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
         if _SCHEME not in schemes:
             schemes[_SCHEME] = {"type": "http", "scheme": "bearer", "description": "Your API key, fb_…"}

@@ -25,11 +25,14 @@ from farebox.billing.inbox import Receipt
 from farebox.billing.invoices import portal_url, upcoming_invoice, usage_report
 from farebox.billing.keys import create_key, revoke_key, rotate_key
 from farebox.domain.access import Facts
+from farebox.domain.accounts import Account
 from farebox.domain.catalog import Catalog
 from farebox.domain.keys import Pepper
 from farebox.errors import (
     FareboxError,
     InputInvalid,
+    KeyInvalid,
+    KeyMissing,
     MethodNotAllowed,
     NotFound,
     PlanUnknown,
@@ -154,7 +157,7 @@ def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit
         _refuse_cross_site(request)
         limit.take(_address(request))
         asked = await _body(request, models.CheckoutRequest)
-        account = (await billing.identify(request)).account if _has_key(request) else None
+        account = await _buyer(billing, request)
         session = await run_in_threadpool(
             begin_checkout,
             billing.store,
@@ -215,6 +218,7 @@ def _add_webhook(app: FastAPI, billing: Billing) -> None:
 
 def _add_account(app: FastAPI, billing: Billing) -> None:
     identified = _identified(billing)
+    asked = RateLimit(billing.clock)  # each asks Stripe, whose own limit all share
 
     @app.get("/usage")
     async def usage(facts: Facts = identified) -> models.UsageAnswer:
@@ -227,6 +231,7 @@ def _add_account(app: FastAPI, billing: Billing) -> None:
     @app.get("/invoices/upcoming")
     async def upcoming(facts: Facts = identified) -> models.InvoiceAnswer:
         """Stripe's preview of the next invoice."""
+        asked.take(facts.account.id)
         invoice = await run_in_threadpool(
             upcoming_invoice, billing.store, billing.provider, billing.clock, facts.account, billing.grace_seconds
         )
@@ -235,6 +240,7 @@ def _add_account(app: FastAPI, billing: Billing) -> None:
     @app.post("/portal")
     async def portal(facts: Facts = identified) -> models.UrlAnswer:
         """A link to Stripe's billing portal: card, invoices, cancel at the period's end."""
+        asked.take(facts.account.id)
         url = await run_in_threadpool(portal_url, billing.provider, facts.account, return_url=billing.plans_url)
         return models.UrlAnswer(url=url)
 
@@ -341,8 +347,17 @@ def _wants_page(request: Request) -> bool:
     return "text/html" in accept and not accept.startswith("application/json")
 
 
-def _has_key(request: Request) -> bool:
-    return "x-api-key" in request.headers or request.headers.get("authorization", "").lower().startswith("bearer fb_")
+async def _buyer(billing: Billing, request: Request) -> Account | None:
+    """The account of the request's key, or None when it carries none. A Bearer that is no key is the seller's own."""
+    try:
+        return (await billing.identify(request)).account
+    except KeyMissing:
+        return None
+    except KeyInvalid:
+        theirs = request.headers.get("authorization", "").lower().removeprefix("bearer").strip()
+        if not theirs or theirs.startswith("fb_") or "x-api-key" in request.headers:
+            raise
+        return None
 
 
 def _address(request: Request) -> str:

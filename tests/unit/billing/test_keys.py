@@ -110,11 +110,13 @@ def test_overlap_is_bounded(shop: Shop, overlap_seconds: int) -> None:
     assert [key.expires_at for key in shop.store.keys(claimed.account_id)] == [None]
 
 
-def test_rotation_never_prolongs(shop: Shop) -> None:
-    """Rotating an expiring key once more with a longer overlap does not give it more time."""
+def test_a_key_is_rotated_once(shop: Shop) -> None:
+    """A key that is about to expire makes no further keys, and gets no more time."""
     claimed = shop.buy()
     rotate(shop, claimed.account_id, claimed.key_id, 600)
-    rotate(shop, claimed.account_id, claimed.key_id, 6_000)
+    with pytest.raises(InputInvalid, match="rotated already"):
+        rotate(shop, claimed.account_id, claimed.key_id, 6_000)
+    assert len(shop.store.keys(claimed.account_id)) == 2
     old = next(key for key in shop.store.keys(claimed.account_id) if key.id == claimed.key_id)
     assert old.expires_at == shop.clock.now_at() + 600
 

@@ -1,19 +1,25 @@
 """The ledger's file and its indexes: what a kill leaves is opened again, and what is old slows nothing down."""
 
+import os
 import re
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import sqlalchemy as sa
 from tests.shop import StillClock
 
 from farebox.domain.accounts import Account
 from farebox.domain.reports import MeterEvent, Unsealed, seal
 from farebox.domain.usage import Batch, Increment
+from farebox.errors import StoreBusy
+from farebox.store.engine import _Turns
+from farebox.store.lock import ServingLock
 from farebox.store.sql import SqlStore
 from farebox.system import SystemEntropy
 
@@ -99,3 +105,47 @@ def test_what_is_old_is_not_read_again(tmp_path: Path) -> None:
             for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", values):
                 whole = re.match(r"SCAN (usage|meter_events|events|inbox|accounts)\b(?! USING)", row[3])
                 assert whole is None, (row[3], statement)
+
+
+def test_writers_take_turns() -> None:
+    """Who came first writes first: one that writes again and again keeps nobody out."""
+    turns, order = _Turns(), []
+    assert turns.take(1)
+    threads = []
+    for n in range(5):
+
+        def write(n: int = n) -> None:
+            assert turns.take(5)
+            order.append(n)
+            turns.give_back()
+
+        threads.append(threading.Thread(target=write))
+        threads[-1].start()
+        while len(turns._waiting) <= n:
+            pass
+    assert not turns.take(0.01)
+    turns.give_back()
+    for thread in threads:
+        thread.join(5)
+    assert order == [0, 1, 2, 3, 4]
+    assert turns.take(0)
+
+
+def test_a_fork_does_not_keep_the_ledger(tmp_path: Path) -> None:
+    """I14: a seller's forked worker that outlives the server keeps no lock; while it lives, nobody else serves."""
+    lock, ended = ServingLock(tmp_path / "ledger.db"), os.pipe()
+    lock.take()
+    child = os.fork()
+    if child == 0:
+        os.read(ended[0], 1)
+        os._exit(0)
+    with pytest.raises(StoreBusy):
+        ServingLock(tmp_path / "ledger.db").take()
+    lock.release()
+    again = ServingLock(tmp_path / "ledger.db")
+    again.take()
+    again.release()
+    os.write(ended[1], b"x")
+    os.waitpid(child, 0)
+    for end in ended:
+        os.close(end)
