@@ -142,7 +142,7 @@ class Reporter:
     def _retry(self, event: MeterEvent, outcome: Outcome, pause_seconds: int) -> bool:
         """Due again after a pause, under the same identifier; with a new key where Stripe saved its failure (L8)."""
         now = self._clock.now_at()
-        key = f"{event.identifier}_{self._entropy.token()}" if outcome.stored_failure else ""
+        key = f"{event.identifier}_{self._entropy.token()}" if outcome.stored_failure or outcome.may_pass else ""
         self._store.settle_meter_event(
             self._holder,
             event,

@@ -390,3 +390,27 @@ def test_store_lost_after_the_handler(shop: Shop, monkeypatch: pytest.MonkeyPatc
 
 async def _never(request: Request) -> Response:
     raise AssertionError("the handler ran")
+
+
+def test_a_refused_stream_ends(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream whose usage could not be recorded is told that its client is gone: an endless one stops (I12)."""
+    claimed, pulled = shop.buy(), 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield b"x"
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(endless())
+
+    def lost(*_: object) -> None:
+        raise StoreUnavailable(internal="the disk is gone")
+
+    monkeypatch.setattr(shop.store, "commit_batch", lost)
+    monkeypatch.setattr(shop.store, "batch_landed", lost)
+    client = client_of(shop, Starlette(routes=[Route("/api", stream)]))
+    answer = client.get("/api", headers=bearer(claimed.key))
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert pulled <= 2

@@ -398,3 +398,13 @@ def test_openapi(seller: Seller) -> None:
 
 async def _nothing() -> None:
     return None
+
+
+def test_openapi_asked_before_the_start(seller: Seller) -> None:
+    """A document that somebody made before the rules were known does not make public operations need a key."""
+    seller.farebox.protect(seller.app)
+    assert seller.app.openapi()["paths"]["/open"]["get"]["security"]
+    with seller.open():
+        paths = seller.app.openapi()["paths"]
+    assert "security" not in paths["/open"]["get"]
+    assert paths["/api"]["get"]["security"] == [{"FareboxKey": []}]
