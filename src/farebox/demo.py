@@ -40,7 +40,7 @@ def run_demo(folder: Path, *, port: int, sandbox_port: int, smoke: bool) -> None
     example = _example()
     stamina.instrumentation.set_on_retry_hooks([])  # waiting for something to come up is no news
     with ExitStack() as stack:
-        stack.enter_context(_sigterm_as_interrupt())
+        stack.enter_context(_signals_as_interrupt())
         stack.enter_context(_own_folder(folder))
         for number in (port, sandbox_port):
             _refuse_busy(number)
@@ -228,12 +228,15 @@ def _wait_for_interrupt(children: _Children) -> None:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def _signals_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does, and Ctrl-C also where a shell's background job would ignore it."""
+
     def interrupt(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

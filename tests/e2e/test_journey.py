@@ -14,10 +14,14 @@ from tests.e2e.stack import HOST, free_port, until
 FIGURES = {"calls": 25, "usage": 25, "reported": 25, "upcoming_total": 2500, "paid_total": 2500}
 
 
-def demo(folder: Path, *more: str, port: int, sandbox_port: int) -> "subprocess.Popen[str]":
+def demo(
+    folder: Path, *more: str, port: int, sandbox_port: int, in_background: bool = False
+) -> "subprocess.Popen[str]":
+    """Start it; `in_background` as a shell starts a job with &, which ignores Ctrl-C until told otherwise."""
     ports = ["--port", str(port), "--sandbox-port", str(sandbox_port)]
     command = [sys.executable, "-m", "farebox", "demo", *ports, "--folder", str(folder), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ignoring = (lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if in_background else None
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=ignoring)
 
 
 def test_the_smoke_journey(tmp_path: Path) -> None:
@@ -38,7 +42,7 @@ def test_the_smoke_journey(tmp_path: Path) -> None:
 def test_the_demo_stays_open_until_it_is_stopped(tmp_path: Path) -> None:
     """It says what to open and paste; a second start in the same folder is refused in words; Ctrl-C ends all of it."""
     folder, port, sandbox_port = tmp_path / "demo", free_port(), free_port()
-    running = demo(folder, port=port, sandbox_port=sandbox_port)
+    running = demo(folder, port=port, sandbox_port=sandbox_port, in_background=True)
     try:
         until(lambda: httpx.get(f"http://{HOST}:{port}/billing/", trust_env=False).is_success, "the demo starts")
         second = demo(folder, port=free_port(), sandbox_port=free_port())
