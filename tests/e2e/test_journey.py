@@ -69,7 +69,7 @@ def test_a_busy_port_is_said(tmp_path: Path, which: str) -> None:
         other.listen()
         busy = int(other.getsockname()[1])
         ports = {"port": free_port(), "sandbox_port": free_port(), which: busy}
-        refused = demo(tmp_path / "demo", **ports)
+        refused = demo(tmp_path / "demo", port=ports["port"], sandbox_port=ports["sandbox_port"])
         said = refused.communicate(timeout=60)[1]
     assert refused.returncode == 1
     assert f"Port {busy} is in use" in said
