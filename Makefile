@@ -18,23 +18,24 @@ demo: $(VENV)/run.stamp ## Sell an API call on this machine (SMOKE=1: make the w
 	@$(BIN)/farebox demo $(if $(SMOKE),--smoke)
 
 test: $(VENV)/test.stamp ## All tests
-	@FAREBOX_CHROMIUM="$$(sh tools/chromium.sh)" && export FAREBOX_CHROMIUM && $(BIN)/python -m pytest -n 2 $(ARGS)
+	@FAREBOX_CHROMIUM="$$(sh tools/chromium.sh)" && FAREBOX_STRIPE_CLI="$$(sh tools/stripe_cli.sh)" && \
+	export FAREBOX_CHROMIUM FAREBOX_STRIPE_CLI && $(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/test.stamp ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/test.stamp ## What being paid costs: protected over unprotected
-	@$(BIN)/python -m bench
+bench: $(VENV)/test.stamp ## What being paid costs: protected over unprotected (PART=sandbox: the local Stripe's own)
+	@$(BIN)/python -m bench $(if $(PART),--part $(PART)) $(ARGS)
 
 soak: ## Not there yet: the long run of faults comes with PostgreSQL
 	@echo "make soak comes with the fault simulation, which is not part of this version yet." >&2; exit 1
 
 lock: $(VENV)/venv.stamp ## Lock the requirements anew, with hashes
 	@$(BIN)/python -m pip install --quiet uv
-	@for part in run build test; do sh tools/lock.sh $(BIN)/uv $$part || exit 1; done
+	@for part in run build judge test; do sh tools/lock.sh $(BIN)/uv $$part || exit 1; done
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .farebox-demo .browser
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .farebox-demo .browser .tools
 
 $(VENV)/venv.stamp:
 	@test -n "$(PYTHON)" || { echo "Farebox needs Python 3.11 or newer, with its venv module, and found none. Install it (Debian: apt-get install python3 python3-venv), or set PYTHON=…" >&2; exit 1; }
@@ -47,7 +48,8 @@ $(VENV)/run.stamp: $(VENV)/venv.stamp requirements/run.txt requirements/build.tx
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/run.stamp requirements/test.txt
+$(VENV)/test.stamp: $(VENV)/run.stamp requirements/test.txt requirements/judge.txt
 	@echo "Installing the test tools into $(VENV) …" >&2
 	@$(PIP) -r requirements/test.txt
+	@$(PIP) --no-deps -r requirements/judge.txt
 	@touch $@

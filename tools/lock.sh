@@ -1,11 +1,12 @@
 #!/bin/sh
-# Lock one set of requirements with hashes, the same for every platform. Usage: tools/lock.sh UV run|build|test
+# Lock one set of requirements with hashes, the same for every platform. Usage: tools/lock.sh UV run|build|judge|test
 # The test set is locked on top of the run set, so that both fit into one environment.
 set -eu
 uv=$1 part=$2
 case $part in
     run) from="pyproject.toml" ;;
     build) from="--group build" ;;
+    judge) from="--group judge --no-deps" ;;
     test) from="pyproject.toml --group test" ;;
 esac
 # shellcheck disable=SC2086
