@@ -1,7 +1,18 @@
 """`python -m farebox`."""
 
-from farebox.cli import main
+import sys
 
 __all__: list[str] = []
 
-main()
+
+def _main() -> None:
+    if sys.argv[1:2] == ["sandbox"]:
+        from farebox.sandbox.command import main as run
+
+        del sys.argv[1]
+    else:
+        from farebox.cli import main as run
+    run()
+
+
+_main()

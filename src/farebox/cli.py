@@ -27,7 +27,7 @@ from farebox.errors import AccountUnknown, ConfigError, FareboxError, InputInval
 from farebox.logs import log_through_logging
 from farebox.ports import Clock, Entropy
 from farebox.protect import Farebox
-from farebox.sandbox import serve as serve_sandbox
+from farebox.sandbox.command import sandbox
 from farebox.starter import STARTER_CONFIG
 from farebox.store.sql import SqlStore
 from farebox.system import SystemEntropy
@@ -156,17 +156,7 @@ def serve(
     uvicorn.run(own, host=host, port=port, log_level="info")
 
 
-@app.command()
-def sandbox(
-    host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
-) -> None:
-    """Run the local Stripe: stateful, strict, with movable time. Not Stripe, and no money moves."""
-    ERR.print(f"The local Stripe is at http://{host}:{port}. Any sk_test_… key opens an account. Ctrl-C stops it.")
-    try:
-        serve_sandbox(host=host, port=port)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+app.command()(sandbox)
 
 
 @app.command()

@@ -1,16 +1,37 @@
 """Checkout sessions in subscription mode, and what happens when the buyer pays on the hosted page."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any, Final
 
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
-from farebox.sandbox.customers import attach_card, check_card, create_customer, live_customer
-from farebox.sandbox.errors import invalid, not_modelled, wrong_state
-from farebox.sandbox.params import array, enum, integer, metadata, obj, required, text
+from farebox.sandbox.customers import (
+    Card,
+    attach_card,
+    authentication_required,
+    check_card,
+    create_customer,
+    live_customer,
+)
+from farebox.sandbox.discounts import Asked, asked_discounts, discount_lines, new_discounts, promotion_code_named
+from farebox.sandbox.errors import StripeError, invalid, not_modelled, wrong_state
+from farebox.sandbox.lifecycle import begin
+from farebox.sandbox.onetime import (
+    CUSTOMER_CREATION,
+    PAYMENT_INTENT_DATA,
+    check_mode,
+    complete_payment,
+    one_time_items,
+)
+from farebox.sandbox.params import array, boolean, enum, integer, metadata, obj, required, text
+from farebox.sandbox.pricing import amount_of
 from farebox.sandbox.state import StripeObject
-from farebox.sandbox.subscriptions import BILLING_MODE, ITEMS_MAX, check_prices, create_subscription
+from farebox.sandbox.subscriptions import BILLING_MODE, ITEMS_MAX, build_subscription, check_prices
+from farebox.sandbox.trials import TRIAL_SETTINGS, asked_trial
 
-__all__ = ["EXPIRY_SECONDS_MAX", "EXPIRY_SECONDS_MIN", "ROUTES", "expire", "pay", "success_url"]
+__all__ = ["EXPIRY_SECONDS_MAX", "EXPIRY_SECONDS_MIN", "ROUTES", "apply_promotion_code", "expire", "pay", "success_url"]
 
 EXPIRY_SECONDS_MIN: Final = 1_800
 EXPIRY_SECONDS_MAX: Final = 86_400
@@ -19,12 +40,17 @@ _SESSION_ID: Final = "{CHECKOUT_SESSION_ID}"
 
 def _create(ctx: Context) -> StripeObject:
     p = ctx.params
-    if p["mode"] != "subscription":
-        raise not_modelled(f"checkout in {p['mode']} mode")
+    if p["mode"] == "setup":
+        raise not_modelled("checkout in setup mode")
+    check_mode(p)
     customer = live_customer(ctx, p["customer"]) if "customer" in p else None
     if customer is not None and "customer_email" in p:
         raise invalid("You may only specify one of these parameters: customer, customer_email.", param="customer_email")
-    items = _line_items(ctx, p["line_items"])
+    if "allow_promotion_codes" in p and "discounts" in p:
+        raise invalid(
+            "You may only specify one of these parameters: allow_promotion_codes, discounts.", param="discounts"
+        )
+    items = one_time_items(ctx, p["line_items"]) if p["mode"] == "payment" else _line_items(ctx, p["line_items"])
     expires_at = p.get("expires_at", ctx.now_at + EXPIRY_SECONDS_MAX)
     if not ctx.now_at + EXPIRY_SECONDS_MIN <= expires_at <= ctx.now_at + EXPIRY_SECONDS_MAX:
         raise invalid("expires_at must lie from 30 minutes to 24 hours from now.", param="expires_at")
@@ -34,7 +60,7 @@ def _create(ctx: Context) -> StripeObject:
         "object": "checkout.session",
         "adaptive_pricing": None,
         "after_expiration": None,
-        "allow_promotion_codes": None,
+        "allow_promotion_codes": p.get("allow_promotion_codes"),
         "amount_subtotal": 0,
         "amount_total": 0,
         "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
@@ -54,7 +80,7 @@ def _create(ctx: Context) -> StripeObject:
             "terms_of_service_acceptance": None,
         },
         "customer": p.get("customer"),
-        "customer_creation": None if customer is not None else "always",
+        "customer_creation": None if customer is not None else CUSTOMER_CREATION[p["mode"]],
         "customer_details": {"email": customer["email"]} if customer is not None else None,
         "customer_email": p.get("customer_email"),
         "discounts": [],
@@ -64,10 +90,10 @@ def _create(ctx: Context) -> StripeObject:
         "livemode": False,
         "locale": None,
         "metadata": merged_metadata({}, p.get("metadata")),
-        "mode": "subscription",
+        "mode": p["mode"],
         "payment_intent": None,
         "payment_link": None,
-        "payment_method_collection": "always",
+        "payment_method_collection": p.get("payment_method_collection", "always"),
         "payment_method_configuration_details": None,
         "payment_method_options": {},
         "payment_method_types": ["card"],
@@ -96,15 +122,67 @@ def _create(ctx: Context) -> StripeObject:
         },
         "_subscription_data": p.get("subscription_data", {}),
     }
+    _total(ctx, session, _asked(ctx, session, p.get("discounts", [])))
     return ctx.state.add(session)
+
+
+def _asked(ctx: Context, session: StripeObject, asked: list[dict[str, Any]]) -> list[Asked]:
+    customer = ctx.state.objects["customer"].get(session["customer"] or "")
+    return asked_discounts(ctx, asked, customer=customer, currency=session["currency"])
+
+
+def _total(ctx: Context, session: StripeObject, asked: list[Asked]) -> None:
+    """What the buyer pays today: licensed items in advance, less the discounts; nothing in a trial."""
+    free = asked_trial(ctx, session["_subscription_data"]) is not None
+    lines = session["_line_items"]["data"]
+    counted = []
+    for line in lines:
+        price, quantity = line["price"], Decimal(line["quantity"] or 0)
+        line["amount_subtotal"] = 0 if free or line["quantity"] is None else amount_of(price, quantity)
+        details = {"price_details": {"product": price["product"]}}
+        amounts: StripeObject = {"discount_amounts": [], "pretax_credit_amounts": []}
+        counted.append(
+            {"id": line["id"], "amount": line["amount_subtotal"], "discountable": True, "pricing": details, **amounts}
+        )
+    discount_lines([{"id": str(i), "_coupon": coupon} for i, (coupon, _) in enumerate(asked)], counted)
+    for line, like in zip(lines, counted, strict=True):
+        line["amount_discount"] = sum(entry["amount"] for entry in like["discount_amounts"])
+        line["amount_total"] = line["amount_subtotal"] - line["amount_discount"]
+    off = sum(line["amount_discount"] for line in lines)
+    subtotal = sum(line["amount_subtotal"] for line in lines)
+    session.update(
+        amount_subtotal=subtotal,
+        amount_total=subtotal - off,
+        discounts=[
+            {"coupon": coupon["id"], "promotion_code": code["id"] if code is not None else None}
+            for coupon, code in asked
+        ],
+    )
+    session["total_details"]["amount_discount"] = off
+
+
+def apply_promotion_code(ctx: Context, session: StripeObject, text: str) -> None:
+    """The buyer typed a promotion code on the page: it takes the place of what was there. StripeError if it is bad."""
+    if not session["allow_promotion_codes"]:
+        raise invalid("This checkout takes no promotion codes.", param="promotion_code")
+    code = promotion_code_named(ctx, text)
+    asked = _asked(ctx, session, [{"promotion_code": code["id"]}])
+    _total(ctx, session, asked)
+    least, currency = (code["restrictions"][name] for name in ("minimum_amount", "minimum_amount_currency"))
+    if least is not None and (currency != session["currency"] or session["amount_subtotal"] < least):
+        _total(ctx, session, [])
+        raise invalid("This promotion code needs a larger amount.", param="promotion_code")
 
 
 def _line_items(ctx: Context, asked: list[dict[str, Any]]) -> list[StripeObject]:
     known = [ctx.state.objects["price"].get(entry["price"]) for entry in asked]
     if any(price is not None and price["recurring"] is None for price in known):
-        raise not_modelled("one-time prices in checkout yet")
+        raise not_modelled("one-time prices beside a subscription's in checkout")
     items = []
-    for price in check_prices(ctx, asked, "line_items"):
+    for entry, price in zip(asked, check_prices(ctx, asked, "line_items"), strict=True):
+        licensed = price["recurring"]["usage_type"] == "licensed"
+        if licensed and "quantity" not in entry:
+            raise invalid("Quantity is required. Add `quantity` to each licensed item.", param="line_items")
         product = ctx.state.objects["product"][price["product"]]
         items.append(
             {
@@ -119,37 +197,100 @@ def _line_items(ctx: Context, asked: list[dict[str, Any]]) -> list[StripeObject]
                 "description": product["name"],
                 "metadata": {},
                 "price": price,
-                "quantity": None,
+                "quantity": entry["quantity"] if licensed else None,
             }
         )
     return items
 
 
-def pay(ctx: Context, session: StripeObject, *, email: str, number: str, expiry: str, cvc: str) -> StripeObject:
-    """What the hosted page's button does: take the card, begin the subscription, complete the session."""
+def pay(
+    ctx: Context,
+    session: StripeObject,
+    *,
+    email: str,
+    number: str,
+    expiry: str,
+    cvc: str,
+    authenticated: bool = False,
+    promotion_code: str = "",
+) -> StripeObject:
+    """What the hosted page's button does: take the card, begin the subscription, complete the session.
+
+    A card of 3-D Secure is refused with `authentication_required` until its buyer has been `authenticated`.
+    """
     if session["status"] != "open":
         raise wrong_state(f"This checkout session is {session['status']}.")
-    card = check_card(ctx, number, expiry, cvc)
-    items = [{"price": line["price"]["id"]} for line in session["_line_items"]["data"]]
+    if promotion_code:
+        apply_promotion_code(ctx, session, promotion_code)
+    card = None
+    if number or session["payment_method_collection"] == "always" or session["amount_total"]:
+        card = check_card(ctx, number, expiry, cvc)
+        _check_charge(session, card, authenticated=authenticated)
+    if session["mode"] == "payment":
+        return complete_payment(ctx, session, email)
+    items = [
+        {"price": line["price"]["id"], **({"quantity": line["quantity"]} if line["quantity"] is not None else {})}
+        for line in session["_line_items"]["data"]
+    ]
     check_prices(ctx, items, "line_items")  # again: one may have been retired since
+    asked = _asked(ctx, session, [{k: d[k] for k in _named(d)} for d in session["discounts"]])
     customer = ctx.state.objects["customer"].get(session["customer"] or "")
     if customer is None:
         found = {"email": session["customer_email"] or email} if session["customer_email"] or email else {}
         customer = create_customer(ctx, found)
-    method = attach_card(ctx, customer, card)
-    options = session["_subscription_data"]
-    subscription = create_subscription(ctx, customer, items, {**options, "default_payment_method": method["id"]})
+    method = attach_card(ctx, customer, card) if card is not None else None
+    subscription = _subscribe(ctx, session, customer, items, asked, method)
     # Purely metered in flexible mode: there is no first invoice, so nothing is due today.
     session.update(
         status="complete",
-        payment_status="no_payment_required",
+        payment_status="paid" if session["amount_total"] else "no_payment_required",
         subscription=subscription["id"],
+        invoice=subscription["latest_invoice"],
         customer=customer["id"],
         customer_details={"email": customer["email"]},
         url=None,
     )
     ctx.emit("checkout.session.completed", session)
     return session
+
+
+def _subscribe(
+    ctx: Context,
+    session: StripeObject,
+    customer: StripeObject,
+    items: list[dict[str, Any]],
+    asked: list[Asked],
+    method: StripeObject | None,
+) -> StripeObject:
+    chosen = {"default_payment_method": method["id"]} if method is not None else {}
+    subscription = build_subscription(ctx, customer, items, {**session["_subscription_data"], **chosen})
+    subscription["_discounts"] = new_discounts(ctx, asked, subscription, session=session["id"])
+    subscription["discounts"] = [discount["id"] for discount in subscription["_discounts"]]
+    with _present(method):
+        begin(ctx, subscription)
+    return subscription
+
+
+def _check_charge(session: StripeObject, card: Card, *, authenticated: bool) -> None:
+    """Whether what is due today can be charged to this card."""
+    if card.authenticates and not authenticated:
+        raise authentication_required()
+    if card.fails_later and session["amount_total"]:
+        raise StripeError(402, "card_error", "Your card was declined.", code="card_declined")
+
+
+def _named(discount: StripeObject) -> list[str]:
+    return ["promotion_code"] if discount["promotion_code"] is not None else ["coupon"]
+
+
+@contextmanager
+def _present(method: StripeObject | None) -> Iterator[None]:
+    """While the buyer is there, the card is charged as the buyer has let it."""
+    if method is not None:
+        method["_present"] = True
+    yield
+    if method is not None:
+        method["_present"] = False
 
 
 def expire(ctx: Context, session: StripeObject) -> StripeObject:
@@ -172,10 +313,8 @@ def _list(ctx: Context) -> StripeObject:
     p = ctx.params
     found = [
         s
-        for s in ctx.state.all("checkout.session")
-        if p.get("customer") in (None, s["customer"])
-        and p.get("subscription") in (None, s["subscription"])
-        and p.get("status") in (None, s["status"])
+        for s in ctx.state.all("checkout.session", p.get("customer"))
+        if p.get("subscription") in (None, s["subscription"]) and p.get("status") in (None, s["status"])
     ]
     return page(ctx, found, "/v1/checkout/sessions")
 
@@ -195,7 +334,20 @@ _CREATE: Final = {
     "client_reference_id": text(200),
     "metadata": metadata(),
     "expires_at": integer(),
-    "subscription_data": obj({"metadata": metadata(), "description": text(500), "billing_mode": BILLING_MODE}),
+    "allow_promotion_codes": boolean(),
+    "discounts": array(obj({"coupon": text(), "promotion_code": text()}), 1),
+    "payment_intent_data": PAYMENT_INTENT_DATA,
+    "payment_method_collection": enum("always", "if_required"),
+    "subscription_data": obj(
+        {
+            "billing_mode": BILLING_MODE,
+            "description": text(500),
+            "metadata": metadata(),
+            "trial_end": integer(),
+            "trial_period_days": integer(1, 730),
+            "trial_settings": TRIAL_SETTINGS,
+        }
+    ),
 }
 _FILTER: Final = {"customer": text(), "subscription": text(), "status": enum("complete", "expired", "open")}
 

@@ -3,31 +3,38 @@
 Authentication, idempotency, faults, expansion and the error shape live here; what a route does, in its module.
 """
 
-import base64
-import copy
 import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
+from farebox.sandbox.auth import STREAM, account_of_session, checked_key
 from farebox.sandbox.clock import SandboxClock
 from farebox.sandbox.decimals import encode
 from farebox.sandbox.errors import StripeError, not_modelled
+from farebox.sandbox.expansion import expanded
 from farebox.sandbox.faults import Faults, Reset
 from farebox.sandbox.forms import Form, decode
 from farebox.sandbox.ids import Ids
+from farebox.sandbox.inflight import InFlight, key_in_use, lock_timeout
+from farebox.sandbox.listeners import Listeners
 from farebox.sandbox.params import Field, array, check, integer, text
 from farebox.sandbox.paths import compiled, is_stripes
-from farebox.sandbox.state import API_VERSION, State, StripeObject, visible
+from farebox.sandbox.ratelimits import Limits
+from farebox.sandbox.rehearsal import rehearsed
+from farebox.sandbox.requestlog import remember
+from farebox.sandbox.shelf import Watch
+from farebox.sandbox.state import API_VERSION, State, StripeObject
+from farebox.sandbox.timelines import asked_clock, refuse_while_advancing, time_of
+from farebox.sandbox.v2 import body_of, error_of, is_v2
 
 __all__ = [
     "IDEMPOTENCY_KEY_CHARACTERS_MAX",
     "PAGE_ITEMS_MAX",
-    "REQUESTS_KEPT",
     "Answer",
     "Context",
     "Route",
@@ -36,13 +43,12 @@ __all__ = [
 ]
 
 PAGE_ITEMS_MAX: Final = 100
-REQUESTS_KEPT: Final = 500
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 255
-_METER_EVENTS: Final = "/v1/billing/meter_events"
-_OLDEST_VERSION: Final = "2025-03-31"
+_METER_EVENTS: Final = ("/v1/billing/meter_events", "/v2/billing/meter_events")
+_CLOCKS: Final = "/v1/test_helpers/test_clocks"
+_BY_HAND: Final = ("curl/", "HTTPie/", "Wget/", "Mozilla/")  # who reads the answer as it comes
+_EXPAND: Final = {"expand": array(text(), 20)}
 _PAGING: Final = {"limit": integer(1, PAGE_ITEMS_MAX), "starting_after": text(), "ending_before": text()}
-_LIVE: Final = ("sk_live_", "rk_live_")
-_TEST: Final = ("sk_test_", "rk_test_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,18 @@ class Context:
 
     @property
     def now_at(self) -> int:
+        """The time in which this happens: the account's own, or a test clock's where the request names its objects."""
         return self.sandbox.now_at
+
+    @property
+    def account_now_at(self) -> int:
+        """The account's own time, whatever test clock the objects at hand live by."""
+        return self.sandbox.clock.now_at()
+
+    def now_of(self, thing: StripeObject) -> int:
+        """The time in which an object lives, for work on many objects at once."""
+        at = time_of(self.state, thing)
+        return at if at is not None else self.account_now_at
 
     def new_id(self, prefix: str) -> str:
         return self.sandbox.ids.new(prefix)
@@ -73,6 +90,7 @@ class Context:
     def emit(self, type: str, thing: StripeObject, previous: StripeObject | None = None) -> None:
         """Record an event of this account and queue its deliveries."""
         cause = {"id": self.request_id or None, "idempotency_key": self.idempotency_key}
+        self.state.touch(thing)
         self.sandbox.emit(self.state, type, thing, previous, cause)
 
 
@@ -97,6 +115,7 @@ class _Request:
     id: str
     key: str | None
     fingerprint: str
+    for_people: bool
 
     @property
     def one_key(self) -> tuple[str, str] | None:
@@ -106,7 +125,7 @@ class _Request:
     def one_meter(self) -> tuple[str, ...] | None:
         """The customer and meter of a meter event: Stripe takes one at a time for both."""
         payload = self.given.get("payload")
-        if self.path != _METER_EVENTS or not isinstance(payload, dict):
+        if self.path not in _METER_EVENTS or not isinstance(payload, dict):
             return None
         return self.state.account_id, str(self.given.get("event_name")), str(payload.get("stripe_customer_id"))
 
@@ -118,24 +137,47 @@ class SandboxCore:
         self.clock = clock
         self.ids = ids
         self.faults = Faults(ids)
+        self.listeners = Listeners()
         self.lock = threading.RLock()
         self.accounts: dict[str, State] = {}
         self.aggregation_lag_seconds = 0
+        self.after_retries = "canceled"  # or unpaid, past_due: what a subscription becomes that could not be paid
+        self.late_validation = False  # whether a meter event's customer and value are looked at by aggregation only
         self.base_url = "http://127.0.0.1:8001"
         self._routes = [(route, compiled(route.template)) for route in routes]
+        self._exact = {(r.method, r.template): r for r in reversed(routes) if "{" not in r.template}
         self._instant: int | None = None
         self._quiet_until = 0  # nothing falls due by itself before this; 0 when that must be worked out again
-        self._in_flight: set[tuple[str, ...]] = set()
-        self._in_flight_lock = threading.Lock()
+        self.limits = Limits(clock.system_ms)
+        self.watch = Watch()
+        self._in_flight = InFlight()
 
     @property
     def now_at(self) -> int:
         """Stripe's time; while the past is being worked off, the instant that is being worked off."""
         return self._instant if self._instant is not None else self.clock.now_at()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether a request would be answered at once: no time to work off first, no fault, nothing that waits."""
+        return not self.faults.any and not self.limits.in_flight_ms and self.clock.now_at() < self._quiet_until
+
+    @contextmanager
+    def standing_at(self, at: int | None) -> Iterator[None]:
+        """Under the lock: Stripe's time stands at this instant for what is done inside. None changes nothing."""
+        before, self._instant = self._instant, at if at is not None else self._instant
+        try:
+            yield
+        finally:
+            self._instant = before
+
     def emit(
         self, state: State, type: str, thing: StripeObject, previous: StripeObject | None, cause: StripeObject
     ) -> None:
+        raise NotImplementedError
+
+    def publish(self, state: State, event: StripeObject) -> None:
+        """Queue a thin event's deliveries."""
         raise NotImplementedError
 
     def tick(self) -> None:
@@ -152,45 +194,33 @@ class SandboxCore:
         path, _, query = url.partition("?")
         state: State | None = None
         try:
-            state = self._account(sent)
+            state = self._account(sent, path)
             route, ids = self._route(method, path)
-            given = {**decode(query.encode()), **decode(body)}
+            given = {**decode(query.encode()), **(body_of(body) if is_v2(path) else decode(body))}
             key = sent.get("idempotency-key")
-            answer = self._answer(_Request(state, route, path, ids, given, request_id, key, _fingerprint(path, body)))
+            for_people, print_ = sent.get("user-agent", "").startswith(_BY_HAND), _fingerprint(path, body)
+            answer = self._answer(_Request(state, route, path, ids, given, request_id, key, print_, for_people))
         except StripeError as error:
-            answer = Answer(error.status, error.headers, json.dumps(error.body(), indent=2).encode())
-        self._remember(state, method, path, request_id, answer)
+            answer = Answer(error.status, error.headers, json.dumps(error_of(path, error), indent=2).encode())
+        except Reset:
+            self._remember(state, (method, request_id, url, body, sent), None)
+            raise
+        self._remember(state, (method, request_id, url, body, sent), answer)
         headers_out = {"Content-Type": "application/json", "Request-Id": request_id, "Stripe-Version": API_VERSION}
         return Answer(answer.status, {**headers_out, **answer.headers}, answer.body)
 
-    def _account(self, sent: Mapping[str, str]) -> State:
-        key = _key_of(sent.get("authorization", ""))
-        if not key:
-            raise StripeError(
-                401,
-                "invalid_request_error",
-                "You did not provide an API key. Send `Authorization: Bearer sk_test_…`; any test key works here.",
-            )
-        if key.startswith(_LIVE):
-            raise StripeError(
-                401,
-                "invalid_request_error",
-                "This is a local stand-in for Stripe. It refuses live keys; use a test key.",
-            )
-        if not key.startswith(_TEST) or len(key) < 12:
-            raise StripeError(401, "invalid_request_error", f"Invalid API Key provided: {key[:8]}***")
-        version = sent.get("stripe-version", API_VERSION)
-        if version[:10] < _OLDEST_VERSION:
-            raise StripeError(
-                400,
-                "invalid_request_error",
-                f"The local Stripe speaks {API_VERSION}; {version[:30]} has no billing meters.",
-            )
+    def _account(self, sent: Mapping[str, str], path: str) -> State:
+        """The account that a request's key opens, or its session's token."""
+        if path == STREAM:
+            return account_of_session(sent, self.accounts, self.clock.now_at())
+        id = State.id_of(checked_key(sent))
         with self.lock:
-            fresh = State.of_key(key)
-            return self.accounts.setdefault(fresh.account_id, fresh)
+            return self.accounts.get(id) or self.accounts.setdefault(id, State(id))
 
     def _route(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        exact = self._exact.get((method, path))
+        if exact is not None:
+            return exact, {}
         for route, pattern in self._routes:
             found = pattern.fullmatch(path)
             if found is not None and route.method == method:
@@ -205,7 +235,11 @@ class SandboxCore:
 
     def _answer(self, request: _Request) -> Answer:
         """One request for each idempotency key, one meter event for each customer and meter; faults; then the work."""
-        with self._alone(request.one_key, _key_in_use), self._alone(request.one_meter, _lock_timeout):
+        self.limits.check(request.state.account_id, request.route.method, request.path)
+        one_at_a_time = self._in_flight.alone
+        with one_at_a_time(request.one_key, key_in_use), one_at_a_time(request.one_meter, lock_timeout):
+            if self.limits.in_flight_ms and request.one_meter is not None:
+                self.clock.sleep_ms(self.limits.in_flight_ms)
             saved = self._saved(request)
             fault = self.faults.next(request.route.method, request.path)
             if fault is not None:
@@ -221,22 +255,6 @@ class SandboxCore:
             if fault is not None and fault.reset == "after":
                 raise Reset
             return answer
-
-    @contextmanager
-    def _alone(self, one: tuple[str, ...] | None, refusal: Callable[[], StripeError]) -> Iterator[None]:
-        """Refuse a second request for the same while the first is being served. None is shared by all."""
-        if one is None:
-            yield
-            return
-        with self._in_flight_lock:
-            if one in self._in_flight:
-                raise refusal()
-            self._in_flight.add(one)
-        try:
-            yield
-        finally:
-            with self._in_flight_lock:
-                self._in_flight.discard(one)
 
     def _saved(self, request: _Request) -> Answer | None:
         """The answer that the request's idempotency key has got already."""
@@ -263,13 +281,13 @@ class SandboxCore:
     def _save(self, request: _Request, status: int, body: bytes) -> None:
         if request.one_key is not None:
             _, key = request.one_key
-            request.state.save_answer(key, (request.fingerprint, status, body), self.now_at)
+            request.state.save_answer(key, (request.fingerprint, status, body), self.clock.now_at())
 
     def _trouble(self, request: _Request, status: int) -> Answer:
         """What a fault answers instead of the work."""
-        kind = "rate_limit_error" if status == 429 else "api_error"
-        error = StripeError(status, kind, f"The local Stripe was asked to answer {status} here.")
-        content = json.dumps(error.body()).encode()
+        kind, code = ("invalid_request_error", "rate_limit") if status == 429 else ("api_error", None)
+        error = StripeError(status, kind, f"The local Stripe was asked to answer {status} here.", code=code)
+        content = json.dumps(error_of(request.path, error)).encode()
         if status >= 500:
             with self.lock:
                 self._save(request, status, content)
@@ -278,42 +296,56 @@ class SandboxCore:
     def _dispatch(self, request: _Request) -> Answer:
         """Check the parameters, then do the work. Only what the work answers is saved under the idempotency key."""
         route, state = request.route, request.state
-        spec = {"expand": array(text(), 20), **route.spec, **(_PAGING if route.paged else {})}
+        spec = {**route.spec, **({} if is_v2(request.path) else _EXPAND), **(_PAGING if route.paged else {})}
         with self.lock:
             self.tick()
             state.forget(self.now_at)
             params = check(request.given, spec)
             paths = params.pop("expand", [])
-            if paths and route.method != "GET":
-                self._rehearse(request, dict(params), paths)
-            if route.method != "GET" and request.path != _METER_EVENTS:
-                self.reschedule()
-            try:
-                result = route.run(Context(self, state, params, request.ids, request.id, request.key))
-            except StripeError as error:
-                self._save(request, error.status, json.dumps(error.body()).encode())
-                raise
-            content = json.dumps(_expanded(state, result, paths), indent=2, default=encode).encode()
+            clock = asked_clock(state, request.ids, params)
+            refuse_while_advancing(clock, route.method, request.path)
+            with self.standing_at(time_of(state, clock) if not request.path.startswith(_CLOCKS) else None):
+                if paths and route.method != "GET":
+                    self._rehearse(request, dict(params), paths)
+                result = self._work(request, params)
+            indent = 2 if request.for_people else None  # which takes longer than all else
+            content = json.dumps(expanded(state, result, paths), indent=indent, default=encode).encode()
             self._save(request, 200, content)
             return Answer(200, {}, content)
 
+    def _work(self, request: _Request, params: dict[str, Any]) -> StripeObject:
+        state = request.state
+        reads = request.route.method == "GET"
+        try:
+            with self.watch.off() if reads else nullcontext():
+                result = request.route.run(Context(self, state, params, request.ids, request.id, request.key))
+        except StripeError as error:
+            if not is_v2(request.path):  # there a refused request may be sent again under its key
+                self._save(request, error.status, json.dumps(error.body()).encode())
+            raise
+        finally:
+            if not reads and request.path not in _METER_EVENTS:
+                state.due.touch(*request.ids.values())
+                self.reschedule()
+        if not reads:
+            state.touch(result)
+        return result
+
     def _rehearse(self, request: _Request, params: dict[str, Any], paths: list[str]) -> None:
         """Only the object shows what of it can be expanded: make it on a copy, so that a refusal changes nothing."""
-        state = copy.deepcopy(request.state)
+        state = rehearsed(request.state)
         try:
             result = request.route.run(Context(self, state, params, request.ids, request.id, request.key))
         except StripeError:
             return  # the work itself will refuse
-        _expanded(state, result, paths)
+        expanded(state, result, paths)
 
-    def _remember(self, state: State | None, method: str, path: str, request_id: str, answer: Answer) -> None:
-        if state is None:
-            return
-        error = json.loads(answer.body).get("error") if answer.status >= 400 else None
-        entry = {"id": request_id, "method": method, "path": path, "status": answer.status, "error": error}
-        with self.lock:
-            state.requests.append({**entry, "at": self.now_at})
-            del state.requests[:-REQUESTS_KEPT]
+    def _remember(
+        self, state: State | None, asked: tuple[str, str, str, bytes, Mapping[str, str]], answer: Answer | None
+    ) -> None:
+        if state is not None:
+            with self.lock:
+                remember(state, *asked, self.now_at, (answer.status, answer.body) if answer is not None else None)
 
 
 def page(ctx: Context, things: list[StripeObject], url: str) -> StripeObject:
@@ -335,64 +367,5 @@ def page(ctx: Context, things: list[StripeObject], url: str) -> StripeObject:
     return {"object": "list", "data": data, "has_more": more, "url": url}
 
 
-def _expanded(state: State, result: StripeObject, paths: list[str]) -> Any:
-    document = visible(result)
-    for path in paths:
-        _expand(state, document, result, path)
-    return document
-
-
-def _expand(state: State, document: Any, source: Any, path: str) -> None:
-    """Replace the id at a dotted path by its object, or show what is only there when asked for."""
-    name, _, rest = path.partition(".")
-    if isinstance(document, list):
-        for i, entry in enumerate(document):
-            _expand(state, entry, source[i] if isinstance(source, list) else entry, path)
-        return
-    if not isinstance(document, dict):
-        raise StripeError(400, "invalid_request_error", f"This property cannot be expanded ({path}).", param="expand")
-    hidden = source.get(f"_{name}") if isinstance(source, dict) else None
-    if name not in document and hidden is None:
-        raise StripeError(400, "invalid_request_error", f"This property cannot be expanded ({path}).", param="expand")
-    if hidden is not None:
-        document[name] = visible(hidden)
-    value = document[name]
-    if isinstance(value, str):
-        found = state.find(value)
-        document[name] = visible(found) if found is not None else value
-    if rest and document[name] is not None:
-        inner = source.get(name) if isinstance(source, dict) else None
-        _expand(state, document[name], inner if isinstance(inner, (dict, list)) else document[name], rest)
-
-
 def _fingerprint(path: str, body: bytes) -> str:
     return hashlib.sha256(path.encode() + b"\0" + body).hexdigest()
-
-
-def _key_in_use() -> StripeError:
-    message = "There is currently another in-progress request using this Idempotency-Key. Try again later."
-    return StripeError(409, "idempotency_error", message, code="idempotency_key_in_use")
-
-
-def _lock_timeout() -> StripeError:
-    error = StripeError(
-        429,
-        "invalid_request_error",
-        "This object cannot be accessed right now because another API request is currently accessing it. "
-        "Send meter events of one customer and meter one after another.",
-        code="lock_timeout",
-    )
-    error.headers["Stripe-Rate-Limited-Reason"] = "resource-specific"
-    return error
-
-
-def _key_of(header: str) -> str:
-    """The key of a Bearer header, or the user name of a Basic one, as `curl -u sk_test_…:` sends it."""
-    scheme, _, text = header.partition(" ")
-    match scheme.lower():
-        case "bearer":
-            return text.strip()
-        case "basic":
-            with suppress(ValueError):
-                return base64.b64decode(text.strip(), validate=True).decode("ascii").partition(":")[0]
-    return ""

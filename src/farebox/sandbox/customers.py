@@ -7,29 +7,48 @@ from typing import Any, Final
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.errors import StripeError, missing_object
-from farebox.sandbox.params import metadata, obj, text
+from farebox.sandbox.params import integer, metadata, obj, text
 from farebox.sandbox.periods import year_and_month
 from farebox.sandbox.state import StripeObject
+from farebox.sandbox.status import ENDED, end_subscription
+from farebox.sandbox.timelines import joined_clock
 
 __all__ = [
     "CARD_DIGITS_MAX",
     "ROUTES",
     "Card",
+    "Charged",
+    "asked_method",
     "attach_card",
-    "charge_succeeds",
+    "authentication_required",
+    "card_of",
+    "charge",
     "check_card",
     "create_customer",
+    "delete_customer",
     "live_customer",
+    "new_card",
+    "ready_card",
 ]
 
 CARD_DIGITS_MAX: Final = 19
-_SUCCEEDS: Final = frozenset({"4242424242424242", "5555555555554444", "4000056655665556"})
+_SUCCEEDS: Final = frozenset({"4242424242424242", "5555555555554444", "4000056655665556", "4000000000000259"})
+_DISPUTES: Final = "4000000000000259"
 _FAILS_LATER: Final = "4000000000000341"
+_AUTHENTICATES: Final = "4000002760003184"  # 3-D Secure, each time
 _DECLINES: Final = {
     "4000000000000002": ("generic_decline", "Your card was declined."),
     "4000000000009995": ("insufficient_funds", "Your card has insufficient funds."),
     "4000000000000069": ("expired_card", "Your card has expired."),
     "4000000000000127": ("incorrect_cvc", "Your card's security code is incorrect."),
+}
+_NAMED: Final = {  # what Stripe's own test tokens and payment methods are called: tok_visa, pm_card_visa
+    "visa": "4242424242424242",
+    "visa_debit": "4000056655665556",
+    "mastercard": "5555555555554444",
+    "chargeCustomerFail": _FAILS_LATER,
+    "authenticationRequired": _AUTHENTICATES,
+    "createDispute": _DISPUTES,
 }
 
 
@@ -41,14 +60,36 @@ class Card:
     month: int
     year: int
 
+    @property
+    def authenticates(self) -> bool:
+        """Whether its bank asks the buyer, each time that it is charged."""
+        return self.digits == _AUTHENTICATES
+
+    @property
+    def fails_later(self) -> bool:
+        """Whether it is accepted, and declined when it is charged."""
+        return self.digits == _FAILS_LATER
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """How a charge went: succeeded, declined or requires_action; the payment intent it was, and the card."""
+
+    outcome: str
+    intent: str
+    method: StripeObject | None
+
 
 def create_customer(ctx: Context, p: dict[str, Any]) -> StripeObject:
     """A new customer from checked parameters."""
+    for param, id in _cards_asked(p):
+        _check_free(ctx, id, None, param)
+    clock = joined_clock(ctx.state, p["test_clock"]) if "test_clock" in p else None
     customer: StripeObject = {
         "id": ctx.new_id("cus_"),
         "object": "customer",
         "address": None,
-        "balance": 0,
+        "balance": p.get("balance", 0),
         "created": ctx.now_at,
         "currency": None,
         "default_source": None,
@@ -71,11 +112,53 @@ def create_customer(ctx: Context, p: dict[str, Any]) -> StripeObject:
         "preferred_locales": [],
         "shipping": None,
         "tax_exempt": "none",
-        "test_clock": None,
+        "test_clock": clock["id"] if clock is not None else None,
     }
     ctx.state.add(customer)
+    _take_cards(ctx, customer, p)
     ctx.emit("customer.created", customer)
     return customer
+
+
+def _cards_asked(p: dict[str, Any]) -> list[tuple[str, str]]:
+    """The parameters that name a card, and what they name."""
+    default = p.get("invoice_settings", {}).get("default_payment_method")
+    asked = {"payment_method": p.get("payment_method"), "invoice_settings[default_payment_method]": default}
+    return [(param, id) for param, id in asked.items() if id is not None]
+
+
+def _take_cards(ctx: Context, customer: StripeObject, p: dict[str, Any]) -> None:
+    """The cards that a new customer comes with, by their ids or by the names of Stripe's test cards."""
+    taken: dict[str, StripeObject] = {}
+    for param, id in _cards_asked(p):
+        taken[id] = taken.get(id) or asked_method(ctx, id, customer, param)
+        if param != "payment_method":
+            customer["invoice_settings"]["default_payment_method"] = taken[id]["id"]
+
+
+def asked_method(ctx: Context, id: str, customer: StripeObject, param: str) -> StripeObject:
+    """The card of this id, which is the customer's; one that is nobody's, or a test card's name, becomes theirs."""
+    _check_free(ctx, id, customer["id"], param)
+    card = ready_card(ctx, id, "pm_card_")
+    method = new_card(ctx, card) if card is not None else ctx.state.get("payment_method", id)
+    if method["customer"] is None:
+        method["customer"] = customer["id"]
+        ctx.emit("payment_method.attached", method)
+    return method
+
+
+def _check_free(ctx: Context, id: str, customer_id: str | None, param: str) -> None:
+    if ready_card(ctx, id, "pm_card_") is not None:
+        return
+    if ctx.state.get("payment_method", id, param=param, status=400)["customer"] not in (None, customer_id):
+        message = f"The customer does not have a payment method with the ID {id}. It belongs to another customer."
+        raise StripeError(400, "invalid_request_error", message, code="resource_missing", param=param)
+
+
+def ready_card(ctx: Context, name: str, prefix: str) -> Card | None:
+    """The test card of this name after the prefix, good for years yet; None where it is no such name."""
+    digits = _NAMED.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
+    return Card(digits, 12, year_and_month(ctx.now_at)[0] + 4) if digits is not None else None
 
 
 def live_customer(ctx: Context, id: str, *, param: str = "customer", status: int = 400) -> StripeObject:
@@ -99,7 +182,8 @@ def _update(ctx: Context) -> StripeObject:
     customer = _asked_for(ctx)
     method = ctx.params.get("invoice_settings", {}).get("default_payment_method")
     if method is not None:
-        ctx.state.get("payment_method", method, param="invoice_settings[default_payment_method]", status=400)
+        chosen = asked_method(ctx, method, customer, "invoice_settings[default_payment_method]")
+        ctx.params["invoice_settings"]["default_payment_method"] = chosen["id"]
     previous = {name: copy.deepcopy(customer[name]) for name in ctx.params}
     for name, value in ctx.params.items():
         if name == "metadata":
@@ -113,22 +197,27 @@ def _update(ctx: Context) -> StripeObject:
 
 
 def _delete(ctx: Context) -> StripeObject:
-    customer = _asked_for(ctx)
-    for subscription in ctx.state.all("subscription"):
-        if subscription["customer"] == customer["id"] and subscription["status"] not in (
-            "canceled",
-            "incomplete_expired",
-        ):
-            subscription.update(status="canceled", canceled_at=ctx.now_at, ended_at=ctx.now_at)
-            ctx.emit("customer.subscription.deleted", subscription)
+    return delete_customer(ctx, _asked_for(ctx))
+
+
+def delete_customer(ctx: Context, customer: StripeObject) -> StripeObject:
+    """Delete the customer; their subscriptions are canceled at once."""
+    for subscription in ctx.state.of_customer("subscription", customer["id"]):
+        if subscription["status"] not in ENDED:
+            end_subscription(ctx, subscription, None)
+    ctx.emit("customer.deleted", customer)  # the event shows it as it was
     customer["deleted"] = True
-    ctx.emit("customer.deleted", customer)
     return {"id": customer["id"], "object": "customer", "deleted": True}
 
 
 def _list(ctx: Context) -> StripeObject:
     email = ctx.params.get("email")
-    found = [c for c in ctx.state.all("customer") if not c.get("deleted") and email in (None, c["email"])]
+    clock = ctx.params.get("test_clock")  # without it, Stripe lists nobody who lives by one
+    found = [
+        c
+        for c in ctx.state.all("customer")
+        if not c.get("deleted") and email in (None, c["email"]) and c["test_clock"] == clock
+    ]
     return page(ctx, found, "/v1/customers")
 
 
@@ -142,18 +231,27 @@ def check_card(ctx: Context, number: str, expiry: str, cvc: str) -> Card:
         raise _card_error("invalid_cvc", "Your card's security code is incomplete.", "cvc")
     if digits in _DECLINES:
         raise _card_error("card_declined", _DECLINES[digits][1], None)
-    if digits not in _SUCCEEDS and digits != _FAILS_LATER:
+    if digits not in _SUCCEEDS and digits not in (_FAILS_LATER, _AUTHENTICATES):
         raise _card_error("card_declined", "This is a local stand-in: only Stripe's test cards work here.", "number")
     return Card(digits, month, year)
 
 
 def attach_card(ctx: Context, customer: StripeObject, card: Card) -> StripeObject:
     """Make a card the customer's default."""
+    method = new_card(ctx, card, customer)
+    customer["invoice_settings"]["default_payment_method"] = method["id"]
+    ctx.emit("payment_method.attached", method)
+    return method
+
+
+def new_card(ctx: Context, card: Card, customer: StripeObject | None = None) -> StripeObject:
+    """A payment method of this card: the customer's, or nobody's yet."""
+    email = customer["email"] if customer is not None else None
     method = {
         "id": ctx.new_id("pm_"),
         "object": "payment_method",
         "allow_redisplay": "limited",
-        "billing_details": {"address": None, "email": customer["email"], "name": None, "phone": None, "tax_id": None},
+        "billing_details": {"address": None, "email": email, "name": None, "phone": None, "tax_id": None},
         "card": {
             "brand": "mastercard" if card.digits[0] == "5" else "visa",
             "country": "US",
@@ -163,24 +261,35 @@ def attach_card(ctx: Context, customer: StripeObject, card: Card) -> StripeObjec
             "last4": card.digits[-4:],
         },
         "created": ctx.now_at,
-        "customer": customer["id"],
+        "customer": customer["id"] if customer is not None else None,
         "livemode": False,
         "metadata": {},
         "type": "card",
-        "_fails": card.digits == _FAILS_LATER,
+        "_fails": card.digits == _FAILS_LATER or card.authenticates,  # nobody is there to be asked at a renewal
+        "_authenticates": card.authenticates,
+        "_disputes": card.digits == _DISPUTES,
+        "_digits": card.digits,
     }
-    ctx.state.add(method)
-    customer["invoice_settings"]["default_payment_method"] = method["id"]
-    ctx.emit("payment_method.attached", method)
-    return method
+    return ctx.state.add(method)
 
 
-def charge_succeeds(ctx: Context, subscription: StripeObject | None, customer: StripeObject) -> bool:
-    """Whether a charge to the card that stands for this subscription would go through."""
+def card_of(ctx: Context, subscription: StripeObject | None, customer: StripeObject) -> StripeObject | None:
+    """The payment method that stands for this subscription, if there is one."""
     chosen = subscription["default_payment_method"] if subscription is not None else None
     chosen = chosen or customer["invoice_settings"]["default_payment_method"]
-    method = ctx.state.objects["payment_method"].get(chosen) if chosen is not None else None
-    return method is not None and not method["_fails"]
+    found: StripeObject | None = ctx.state.objects["payment_method"].get(chosen) if chosen is not None else None
+    return found
+
+
+def charge(ctx: Context, subscription: StripeObject | None, customer: StripeObject) -> Charged:
+    """What charging the card that stands for this subscription comes to. `_present`: the buyer has been asked."""
+    method = card_of(ctx, subscription, customer)
+    outcome = "declined"
+    if method is not None and (not method["_fails"] or (method.get("_present") and method["_authenticates"])):
+        outcome = "succeeded"
+    elif method is not None and method.get("_authenticates"):
+        outcome = "requires_action"
+    return Charged(outcome, ctx.new_id("pi_"), method)
 
 
 def _expiry(ctx: Context, text: str) -> tuple[int, int]:
@@ -200,6 +309,12 @@ def _expiry(ctx: Context, text: str) -> tuple[int, int]:
 
 def _card_error(code: str, message: str, param: str | None) -> StripeError:
     return StripeError(402, "card_error", message, code=code, param=param)
+
+
+def authentication_required() -> StripeError:
+    """The buyer has to be asked by their bank first: 3-D Secure."""
+    message = "Your card was declined. This transaction requires authentication: let the buyer complete 3-D Secure."
+    return _card_error("authentication_required", message, None)
 
 
 def _luhn(digits: str) -> bool:
@@ -231,20 +346,22 @@ _CUSTOMER: Final = {
     "description": text(empty=True),
     "phone": text(20),
     "metadata": metadata(),
+    "balance": integer(-99_999_999, 99_999_999),
 }
 _CHANGE: Final = {**_CUSTOMER, "invoice_settings": obj({"default_payment_method": text()})}
+_CREATE: Final = {**_CHANGE, "payment_method": text(), "test_clock": text()}
 
 
 def _methods(ctx: Context) -> StripeObject:
     customer = _asked_for(ctx)
-    found = [m for m in ctx.state.all("payment_method") if m["customer"] == customer["id"]]
+    found = ctx.state.of_customer("payment_method", customer["id"])
     return page(ctx, found, f"/v1/customers/{customer['id']}/payment_methods")
 
 
 ROUTES: Final = [
     Route("GET", "/v1/account", _account),
-    Route("POST", "/v1/customers", lambda ctx: create_customer(ctx, ctx.params), _CUSTOMER),
-    Route("GET", "/v1/customers", _list, {"email": text(512)}, paged=True),
+    Route("POST", "/v1/customers", lambda ctx: create_customer(ctx, ctx.params), _CREATE),
+    Route("GET", "/v1/customers", _list, {"email": text(512), "test_clock": text()}, paged=True),
     Route("GET", "/v1/customers/{id}", _retrieve),
     Route("POST", "/v1/customers/{id}", _update, _CHANGE),
     Route("DELETE", "/v1/customers/{id}", _delete),

@@ -2,7 +2,7 @@
 
 import re
 from decimal import Context, Decimal
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["DECIMAL_DIGITS_MAX", "EXACT", "encode", "parsed", "plain"]
 
@@ -26,8 +26,10 @@ def plain(number: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def encode(value: object) -> str:
+def encode(value: object) -> Any:
     """What JSON does not know, as Stripe sends it: decimals as strings. For `json.dumps(default=…)`."""
     if isinstance(value, Decimal):
         return plain(value)
+    if hasattr(value, "document"):  # a snapshot
+        return value.document()
     raise TypeError(f"{type(value).__name__} cannot be sent")

@@ -60,6 +60,10 @@ class Faults:
             self._faults.append(fault)
         return fault
 
+    @property
+    def any(self) -> bool:
+        return bool(self._faults)
+
     def clear(self) -> None:
         with self._lock:
             self._faults.clear()
@@ -74,7 +78,7 @@ class Faults:
             for fault in self._faults:
                 if fault.method not in ("*", method) or not fnmatch.fnmatchcase(path, fault.path):
                     continue
-                if fault.rate_millionths < _MILLION and self._ids.fraction() >= fault.rate_millionths:
+                if fault.rate_millionths < _MILLION and self._ids.fraction("requests") >= fault.rate_millionths:
                     continue
                 if fault.count is not None:
                     fault.count -= 1

@@ -66,6 +66,10 @@ class Movement:
     def _move(self, to_at: int, settle_seconds: int, to_the_bill: bool) -> None:
         while (draft_at := self._sandbox.next_draft_at(to_at)) is not None and not self._stopping.is_set():
             self._sandbox.advance(draft_at)
+            # One rest for all that are drafted within half their grace: none of them is finalized before it.
+            until = min(draft_at + GRACE_SECONDS // 2, to_at)
+            while (another_at := self._sandbox.next_draft_at(until)) is not None and not self._stopping.is_set():
+                self._sandbox.advance(another_at)
             if self._stopping.wait(settle_seconds):
                 return
         self._sandbox.advance(to_at)

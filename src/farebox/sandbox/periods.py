@@ -3,7 +3,7 @@
 import calendar
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["moment", "period_around", "year_and_month"]
+__all__ = ["moment", "months_after", "period_around", "short_date", "year_and_month"]
 
 
 def period_around(anchor: int, interval: str, count: int, at: int) -> tuple[int, int]:
@@ -36,3 +36,13 @@ def _moved(first: datetime, months: int) -> datetime:
     year, month = divmod(index, 12)
     day = min(first.day, calendar.monthrange(year, month + 1)[1])
     return first.replace(year=year, month=month + 1, day=1) + timedelta(days=day - 1)
+
+
+def months_after(at: int, months: int) -> int:
+    """The same time of day so many months later; on the month's last day when it has no such day."""
+    return int(_moved(datetime.fromtimestamp(at, UTC), months).timestamp())
+
+
+def short_date(at: int) -> str:
+    """A day for people, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%d %b %Y")

@@ -29,6 +29,8 @@ def _features(asked: dict[str, Any], old: StripeObject | None = None) -> StripeO
         "default_allowed_updates": [],
         "products": None,
         "proration_behavior": "none",
+        "schedule_at_period_end": {"conditions": []},
+        "trial_update_behavior": "end_trial",
         **before.get("subscription_update", {}),
         **asked.get("subscription_update", {}),
     }

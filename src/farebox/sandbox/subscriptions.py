@@ -1,43 +1,51 @@
-"""Subscriptions in flexible billing mode: item periods, cancellation, and what their state is called."""
+"""Subscriptions in flexible billing mode: how they are made, changed, paused and ended over the API."""
 
 from typing import Any, Final
 
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
-from farebox.sandbox.customers import live_customer
-from farebox.sandbox.errors import invalid, not_modelled, wrong_state
-from farebox.sandbox.invoices import close_period
+from farebox.sandbox.customers import asked_method, card_of, charge, live_customer
+from farebox.sandbox.discounts import DISCOUNTS, Asked, asked_discounts, end_discounts, new_discounts
+from farebox.sandbox.errors import StripeError, invalid, not_modelled, wrong_state
+from farebox.sandbox.lifecycle import begin, bill_now, cancel_now, due_today, end_trial, resume
 from farebox.sandbox.params import array, boolean, enum, integer, metadata, obj, required, text
-from farebox.sandbox.periods import period_around
+from farebox.sandbox.prorations import Change, apply_change, make_item, plan_change
 from farebox.sandbox.state import StripeObject
+from farebox.sandbox.status import ENDED, period_end
+from farebox.sandbox.thresholds import THRESHOLDS, set_thresholds
+from farebox.sandbox.timelines import check_room
+from farebox.sandbox.trials import TRIAL_END, TRIAL_SETTINGS, asked_trial, begin_trial, extend_trial
 
 __all__ = [
     "BILLING_MODE",
+    "CHANGED_ITEMS",
     "ENDED",
     "ITEMS_MAX",
     "ROUTES",
+    "build_subscription",
     "cancel_now",
     "check_prices",
     "create_subscription",
-    "resume_collection",
+    "planned_items",
     "set_cancel_at_period_end",
 ]
 
 ITEMS_MAX: Final = 20
-ENDED: Final = ("canceled", "incomplete_expired")
 BILLING_MODE: Final = obj(
     {"type": required(enum("classic", "flexible")), "flexible": obj({"proration_discounts": text()})}
 )
 
 
-def create_subscription(
+def build_subscription(
     ctx: Context, customer: StripeObject, items: list[dict[str, Any]], options: dict[str, Any]
 ) -> StripeObject:
-    """Begin a subscription now. All its items share one interval and currency, as every plan of one checkout does."""
+    """A subscription that begins now, not kept yet. All its items share one interval and currency."""
     prices = check_prices(ctx, items, "items")
+    check_room(ctx.state, customer)
     id = ctx.new_id("sub_")
-    lines = [_item(ctx, id, entry, price) for entry, price in zip(items, prices, strict=True)]
+    lines = [make_item(ctx, id, entry, price) for entry, price in zip(items, prices, strict=True)]
     mode = (options.get("billing_mode") or {}).get("type", "flexible")
+    trial_end = asked_trial(ctx, options)
     subscription = {
         "id": id,
         "object": "subscription",
@@ -47,6 +55,7 @@ def create_subscription(
         "billing_cycle_anchor": ctx.now_at,
         "billing_cycle_anchor_config": None,
         "billing_mode": {"type": mode, "flexible": None, "updated_at": ctx.now_at},
+        "billing_schedules": [],
         "billing_thresholds": None,
         "cancel_at": None,
         "cancel_at_period_end": False,
@@ -68,7 +77,6 @@ def create_subscription(
             "object": "list",
             "data": lines,
             "has_more": False,
-            "total_count": len(lines),
             "url": f"/v1/subscription_items?subscription={id}",
         },
         "latest_invoice": None,
@@ -88,19 +96,32 @@ def create_subscription(
         "schedule": None,
         "start_date": ctx.now_at,
         "status": "active",
-        "test_clock": None,
+        "test_clock": customer["test_clock"],
         "transfer_data": None,
         "trial_end": None,
-        "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
+        "trial_settings": options.get("trial_settings")
+        or {"end_behavior": {"missing_payment_method": "create_invoice"}},
         "trial_start": None,
+        "_discounts": [],
+        "_leftovers": [],
     }
-    ctx.state.add(subscription)
-    ctx.emit("customer.subscription.created", subscription)
+    set_thresholds(customer, subscription, options.get("billing_thresholds"))
+    if trial_end is not None:
+        begin_trial(ctx, subscription, trial_end)
+    return subscription
+
+
+def create_subscription(
+    ctx: Context, customer: StripeObject, items: list[dict[str, Any]], options: dict[str, Any]
+) -> StripeObject:
+    """Begin a subscription now."""
+    subscription = build_subscription(ctx, customer, items, options)
+    begin(ctx, subscription)
     return subscription
 
 
 def check_prices(ctx: Context, items: list[dict[str, Any]], param: str) -> list[StripeObject]:
-    """The prices of items that can be one subscription: active, metered, of one currency and interval."""
+    """The prices of items that can be one subscription: active, of one currency and interval, each once."""
     if not items or len(items) > ITEMS_MAX:
         raise invalid(f"A subscription has from 1 to {ITEMS_MAX} items.", param=param)
     prices = []
@@ -109,43 +130,62 @@ def check_prices(ctx: Context, items: list[dict[str, Any]], param: str) -> list[
         price = ctx.state.get("price", entry["price"], param=f"{where}[price]", status=400)
         if price["recurring"] is None or not price["active"]:
             raise invalid("The price must be active and recurring.", param=f"{where}[price]")
-        if price["recurring"]["usage_type"] != "metered":
-            raise not_modelled("licensed prices yet")
-        if "quantity" in entry:
+        if "quantity" in entry and price["recurring"]["usage_type"] == "metered":
             raise invalid(
                 "Quantity cannot be set for a metered price; report usage to its meter.", param=f"{where}[quantity]"
             )
         prices.append(price)
-    if len({(p["currency"], p["recurring"]["interval"], p["recurring"]["interval_count"]) for p in prices}) > 1:
-        raise not_modelled("subscriptions whose items differ in currency or interval yet")
+    _check_together(prices, param)
     return prices
 
 
-def _item(ctx: Context, subscription_id: str, entry: dict[str, Any], price: StripeObject) -> StripeObject:
-    start, end = period_around(
-        ctx.now_at, price["recurring"]["interval"], price["recurring"]["interval_count"], ctx.now_at
-    )
-    return {
-        "id": ctx.new_id("si_"),
-        "object": "subscription_item",
-        "billing_thresholds": None,
-        "created": ctx.now_at,
-        "current_period_end": end,
-        "current_period_start": start,
-        "discounts": [],
-        "metadata": merged_metadata({}, entry.get("metadata")),
-        "price": price,
-        "subscription": subscription_id,
-        "tax_rates": [],
-    }
+def _check_together(prices: list[StripeObject], param: str) -> None:
+    if not prices or len(prices) > ITEMS_MAX:
+        raise invalid(f"A subscription has from 1 to {ITEMS_MAX} items.", param=param)
+    if len({price["id"] for price in prices}) < len(prices):
+        raise invalid("A subscription cannot have the same price twice. Use its quantity.", param=param)
+    if len({(p["currency"], p["recurring"]["interval"], p["recurring"]["interval_count"]) for p in prices}) > 1:
+        raise not_modelled("subscriptions whose items differ in currency or interval yet")
 
 
 def _create(ctx: Context) -> StripeObject:
-    customer = live_customer(ctx, ctx.params["customer"])
-    method = ctx.params.get("default_payment_method")
-    if method is not None:
-        ctx.state.get("payment_method", method, param="default_payment_method", status=400)
-    return create_subscription(ctx, customer, ctx.params["items"], ctx.params)
+    p = ctx.params
+    customer = live_customer(ctx, p["customer"])
+    _take_method(ctx, customer, p)
+    subscription = build_subscription(ctx, customer, p["items"], p)
+    asked = asked_discounts(ctx, p.get("discounts", []), customer=customer, currency=subscription["currency"])
+    behavior = p.get("payment_behavior", "allow_incomplete")
+    _check_payable(ctx, subscription, customer, asked, behavior)
+    if p.get("cancel_at_period_end"):
+        subscription.update(cancel_at_period_end=True, cancel_at=period_end(subscription), canceled_at=ctx.now_at)
+    subscription["_discounts"] = new_discounts(ctx, asked, subscription)
+    subscription["discounts"] = [discount["id"] for discount in subscription["_discounts"]]
+    begin(ctx, subscription, behavior=behavior)
+    return subscription
+
+
+def _take_method(ctx: Context, customer: StripeObject, p: dict[str, Any]) -> None:
+    """The card that is asked for has to be the customer's, or becomes theirs."""
+    if "default_payment_method" in p:
+        asked = asked_method(ctx, p["default_payment_method"], customer, "default_payment_method")
+        p["default_payment_method"] = asked["id"]
+
+
+def _check_payable(
+    ctx: Context, subscription: StripeObject, customer: StripeObject, asked: list[Asked], behavior: str
+) -> None:
+    """Refuse before anything has happened what could not be paid today."""
+    if behavior == "default_incomplete":
+        return
+    due = due_today(ctx, subscription, new_discounts(ctx, asked, subscription, keep=False))["amount_due"]
+    if due and card_of(ctx, subscription, customer) is None:
+        raise invalid(
+            "This customer has no attached payment source or default payment method. Please consider adding a "
+            "default payment method.",
+            code="resource_missing",
+        )
+    if due and behavior == "error_if_incomplete" and charge(ctx, subscription, customer).outcome != "succeeded":
+        raise StripeError(402, "card_error", "Your card was declined.", code="card_declined")
 
 
 def _list(ctx: Context) -> StripeObject:
@@ -153,9 +193,8 @@ def _list(ctx: Context) -> StripeObject:
     status = p.get("status")
     found = [
         s
-        for s in ctx.state.all("subscription")
-        if ("customer" not in p or s["customer"] == p["customer"])
-        and ("price" not in p or any(item["price"]["id"] == p["price"] for item in s["items"]["data"]))
+        for s in ctx.state.listed("subscription", p)
+        if ("price" not in p or any(item["price"]["id"] == p["price"] for item in s["items"]["data"]))
         and (
             status == "all"
             or s["status"] == status
@@ -167,31 +206,86 @@ def _list(ctx: Context) -> StripeObject:
 
 
 def _update(ctx: Context) -> StripeObject:
-    subscription = ctx.state.get("subscription", ctx.path["id"])
-    if subscription["status"] in ENDED:
-        raise wrong_state("A canceled subscription can only update its cancellation_details and metadata.")
-    p = ctx.params
-    if "default_payment_method" in p:
-        ctx.state.get("payment_method", p["default_payment_method"], param="default_payment_method", status=400)
-    resumes_at = (p.get("pause_collection") or {}).get("resumes_at")
-    if resumes_at is not None and resumes_at <= ctx.now_at:
-        raise invalid("resumes_at must lie in the future.", param="pause_collection[resumes_at]")
+    subscription, p = ctx.state.get("subscription", ctx.path["id"]), dict(ctx.params)
+    _check_update(ctx, subscription, p)
+    change = planned_items(ctx, subscription, p)
+    customer = ctx.state.objects["customer"][subscription["customer"]]
+    if "discounts" in p:
+        asked = asked_discounts(ctx, p["discounts"], customer=customer, currency=subscription["currency"])
+        end_discounts(ctx, subscription, subscription["_discounts"])
+        subscription["_discounts"] = new_discounts(ctx, asked, subscription)
+        subscription["discounts"] = [discount["id"] for discount in subscription["_discounts"]]
     if "cancel_at_period_end" in p:
         set_cancel_at_period_end(ctx, subscription, on=p.pop("cancel_at_period_end"))
     previous = {name: subscription[name] for name in p if name in subscription}
-    if not previous:
-        return subscription
+    if change is not None:
+        previous["items"] = {**subscription["items"], "data": list(subscription["items"]["data"])}
+        apply_change(ctx, subscription, change, prorate=p.get("proration_behavior") != "none")
+    if previous:
+        _set_plain(customer, subscription, p)
+        ctx.emit("customer.subscription.updated", subscription, previous)
+    if "trial_end" in p and p["trial_end"] == "now":
+        end_trial(ctx, subscription)
+    elif "trial_end" in p:
+        extend_trial(ctx, subscription, int(p["trial_end"]))
+    if change is not None and change.prorations and p.get("proration_behavior") == "always_invoice":
+        bill_now(ctx, subscription, [], reason="subscription_update")
+    return subscription
+
+
+def _check_update(ctx: Context, subscription: StripeObject, p: dict[str, Any]) -> None:
+    if subscription["status"] in ENDED:
+        raise wrong_state("A canceled subscription can only update its cancellation_details and metadata.")
+    _take_method(ctx, ctx.state.objects["customer"][subscription["customer"]], p)
+    resumes_at = (p.get("pause_collection") or {}).get("resumes_at")
+    if resumes_at is not None and resumes_at <= ctx.now_at:
+        raise invalid("resumes_at must lie in the future.", param="pause_collection[resumes_at]")
+    if "trial_end" in p and subscription["status"] != "trialing":
+        raise not_modelled("a trial for a subscription that has begun already")
+    if "trial_end" in p and p["trial_end"] != "now":
+        asked_trial(ctx, p)
+
+
+def _set_plain(customer: StripeObject, subscription: StripeObject, p: dict[str, Any]) -> None:
+    for name in ("default_payment_method", "description", "trial_settings"):
+        if name in p:
+            subscription[name] = p[name]
     if "metadata" in p:
         subscription["metadata"] = merged_metadata(subscription["metadata"], p["metadata"])
-    if "default_payment_method" in p:
-        subscription["default_payment_method"] = p["default_payment_method"]
-    if "description" in p:
-        subscription["description"] = p["description"]
+    if "billing_thresholds" in p:
+        set_thresholds(customer, subscription, p["billing_thresholds"])
     if "pause_collection" in p:
         asked = p["pause_collection"]
         subscription["pause_collection"] = {"resumes_at": None, **asked} if asked is not None else None
-    ctx.emit("customer.subscription.updated", subscription, previous)
-    return subscription
+
+
+def planned_items(ctx: Context, subscription: StripeObject, p: dict[str, Any]) -> Change | None:
+    """What the items of an update come to, checked; None when it names none."""
+    if "items" not in p:
+        return None
+    prices: list[StripeObject | None] = []
+    for i, entry in enumerate(p["items"]):
+        where = f"items[{i}]"
+        if "price" not in entry and "id" not in entry:
+            raise invalid("Pass the id of an item to change it, or a price to add one.", param=where)
+        found = None
+        if "price" in entry:
+            found = ctx.state.get("price", entry["price"], param=f"{where}[price]", status=400)
+            if found["recurring"] is None or not found["active"]:
+                raise invalid("The price must be active and recurring.", param=f"{where}[price]")
+        prices.append(found)
+    at = p.get("proration_date", ctx.now_at)
+    first = subscription["items"]["data"][0]
+    if not first["current_period_start"] <= at <= first["current_period_end"]:
+        raise invalid("proration_date must lie in the current period.", param="proration_date")
+    change = plan_change(ctx, subscription, p["items"], prices, at)
+    for i, entry in enumerate(p["items"]):
+        now = next((item for item in change.items if item["id"] == entry.get("id")), None)
+        price = prices[i] or (now["price"] if now is not None else None)
+        if "quantity" in entry and price is not None and price["recurring"]["usage_type"] == "metered":
+            raise invalid("Quantity cannot be set for a metered price.", param=f"items[{i}][quantity]")
+    _check_together([item["price"] for item in change.items], "items")
+    return change
 
 
 def set_cancel_at_period_end(ctx: Context, subscription: StripeObject, *, on: bool) -> None:
@@ -207,60 +301,91 @@ def set_cancel_at_period_end(ctx: Context, subscription: StripeObject, *, on: bo
     ctx.emit("customer.subscription.updated", subscription, previous)
 
 
-def resume_collection(ctx: Context, subscription: StripeObject) -> None:
-    """End a pause of collection when its time has come. Invoices drafted meanwhile stay as they are."""
-    previous = {"pause_collection": subscription["pause_collection"]}
-    subscription["pause_collection"] = None
-    ctx.emit("customer.subscription.updated", subscription, previous)
-
-
-def cancel_now(ctx: Context, subscription: StripeObject, *, invoice_now: bool) -> StripeObject:
-    """End it at once. Usage that was not invoiced yet is dropped, unless `invoice_now` bills it."""
-    if subscription["status"] in ENDED:
-        raise wrong_state(f"No such subscription: '{subscription['id']}'", code="resource_missing", param="id")
-    if invoice_now:
-        close_period(ctx, subscription, at=ctx.now_at, final=True)
-    subscription.update(status="canceled", canceled_at=ctx.now_at, ended_at=ctx.now_at, cancel_at_period_end=False)
-    subscription["cancellation_details"]["reason"] = "cancellation_requested"
-    ctx.emit("customer.subscription.deleted", subscription)
-    return subscription
-
-
 def _cancel(ctx: Context) -> StripeObject:
+    subscription, p = ctx.state.get("subscription", ctx.path["id"]), ctx.params
+    return cancel_now(ctx, subscription, invoice_now=p.get("invoice_now", False), prorate=p.get("prorate", False))
+
+
+def _resume(ctx: Context) -> StripeObject:
+    anchor = ctx.params.get("billing_cycle_anchor", {}).get("type", "now")
+    return resume(ctx, ctx.state.get("subscription", ctx.path["id"]), anchor=anchor)
+
+
+def _delete_discount(ctx: Context) -> StripeObject:
     subscription = ctx.state.get("subscription", ctx.path["id"])
-    return cancel_now(ctx, subscription, invoice_now=ctx.params.get("invoice_now", False))
+    if not subscription["_discounts"]:
+        raise wrong_state("This subscription has no discount.")
+    gone = subscription["_discounts"][-1]
+    end_discounts(ctx, subscription, [gone])
+    return {**{name: value for name, value in gone.items() if name != "end"}, "deleted": True}
 
 
+_PRORATION: Final = enum("always_invoice", "create_prorations", "none")
+_BEHAVIOR: Final = enum("allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete")
+_ITEM: Final = {"price": required(text()), "quantity": integer(), "metadata": metadata()}
 _CREATE: Final = {
     "customer": required(text()),
-    "items": required(
-        array(obj({"price": required(text()), "quantity": integer(), "metadata": metadata()}), ITEMS_MAX)
-    ),
+    "items": required(array(obj(_ITEM), ITEMS_MAX)),
+    "billing_mode": BILLING_MODE,
+    "billing_thresholds": THRESHOLDS,
+    "cancel_at_period_end": boolean(),
     "default_payment_method": text(),
     "description": text(500),
+    "discounts": DISCOUNTS,
     "metadata": metadata(),
-    "billing_mode": BILLING_MODE,
     "off_session": boolean(),
-    "payment_behavior": enum("allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete"),
+    "payment_behavior": _BEHAVIOR,
+    "proration_behavior": _PRORATION,
+    "trial_end": TRIAL_END,
+    "trial_period_days": integer(0, 730),
+    "trial_settings": TRIAL_SETTINGS,
 }
+CHANGED_ITEMS: Final = array(
+    obj(
+        {
+            "id": text(),
+            "price": text(),
+            "quantity": integer(),
+            "deleted": boolean(),
+            "clear_usage": boolean(),
+            "metadata": metadata(),
+        }
+    ),
+    2 * ITEMS_MAX,
+)
 _CHANGE: Final = {
+    "billing_thresholds": THRESHOLDS,
     "cancel_at_period_end": boolean(),
     "default_payment_method": text(),
     "description": text(500, empty=True),
+    "discounts": DISCOUNTS,
+    "items": CHANGED_ITEMS,
     "metadata": metadata(),
+    "off_session": boolean(),
     "pause_collection": obj(
         {"behavior": required(enum("keep_as_draft", "mark_uncollectible", "void")), "resumes_at": integer()}, unset=True
     ),
-    "proration_behavior": enum("always_invoice", "create_prorations", "none"),
+    "payment_behavior": _BEHAVIOR,
+    "proration_behavior": _PRORATION,
+    "proration_date": integer(),
+    "trial_end": TRIAL_END,
+    "trial_settings": TRIAL_SETTINGS,
+}
+_RESUME: Final = {
+    "billing_cycle_anchor": obj({"type": required(enum("now", "unchanged"))}),
+    "proration_behavior": _PRORATION,
 }
 _STATUSES: Final = enum(
     "active", "all", "canceled", "ended", "incomplete", "incomplete_expired", "past_due", "paused", "trialing", "unpaid"
 )
+_FILTER: Final = {"customer": text(), "status": _STATUSES, "price": text(), "test_clock": text()}
 
 ROUTES: Final = [
     Route("POST", "/v1/subscriptions", _create, _CREATE),
-    Route("GET", "/v1/subscriptions", _list, {"customer": text(), "status": _STATUSES, "price": text()}, paged=True),
+    Route("GET", "/v1/subscriptions", _list, _FILTER, paged=True),
     Route("GET", "/v1/subscriptions/{id}", lambda ctx: ctx.state.get("subscription", ctx.path["id"])),
     Route("POST", "/v1/subscriptions/{id}", _update, _CHANGE),
     Route("DELETE", "/v1/subscriptions/{id}", _cancel, {"invoice_now": boolean(), "prorate": boolean()}),
+    Route("POST", "/v1/subscriptions/{id}/resume", _resume, _RESUME),
+    Route("DELETE", "/v1/subscriptions/{id}/discount", _delete_discount),
 ]

@@ -1,41 +1,31 @@
-"""Webhook endpoints and events: signed, delivered at least once in no promised order, retried with a growing pause."""
+"""Webhook endpoints and the events that they are told of."""
 
-import hashlib
-import hmac
-import json
-from collections.abc import Callable
+import re
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
-from farebox.sandbox.decimals import encode
+from farebox.sandbox.deliveries import asked_for, queue
+from farebox.sandbox.delivery_faults import DeliveryFaults
 from farebox.sandbox.errors import invalid
-from farebox.sandbox.params import array, boolean, integer, metadata, obj, required, text
+from farebox.sandbox.event_types import SNAPSHOT_TYPES
+from farebox.sandbox.forms import Form
+from farebox.sandbox.params import Field, array, boolean, integer, metadata, obj, required, text
+from farebox.sandbox.snapshots import Snapshot
 from farebox.sandbox.state import API_VERSION, State, StripeObject, visible
 
-__all__ = [
-    "DELIVERIES_KEPT",
-    "RETRY_FOR_MILLISECONDS",
-    "RETRY_MILLISECONDS_MAX",
-    "ROUTES",
-    "Send",
-    "deliver_due",
-    "pending_of",
-    "queue_event",
-    "signature",
-]
+__all__ = ["ENDPOINTS_MAX", "ROUTES", "check_address", "check_types", "queue_event", "receivers_of"]
 
-RETRY_MILLISECONDS_MAX: Final = 3_600_000
-RETRY_FOR_MILLISECONDS: Final = 3 * 86_400_000
-DELIVERIES_KEPT: Final = 2_000
-
-Send = Callable[[str, dict[str, str], bytes], int | None]  # url, headers, body → status, or None without an answer
+ENDPOINTS_MAX: Final = 16
+_VERSION: Final = re.compile(r"20\d\d-\d\d-\d\d(\.[a-z]+)?")
 
 
 def _create(ctx: Context) -> StripeObject:
     p = ctx.params
-    _check_address(p["url"])
+    check_address(p["url"])
+    if len(ctx.state.objects["webhook_endpoint"]) >= ENDPOINTS_MAX:
+        raise invalid(f"You have reached the maximum of {ENDPOINTS_MAX} test webhook endpoints.")
     endpoint = {
         "id": ctx.new_id("we_"),
         "object": "webhook_endpoint",
@@ -54,7 +44,7 @@ def _create(ctx: Context) -> StripeObject:
     return {**endpoint, "secret": endpoint["_signing"]}  # told once
 
 
-def _check_address(url: str) -> None:
+def check_address(url: str) -> None:
     try:
         address = urlsplit(url)
         whole = address.scheme in ("http", "https") and address.hostname is not None and address.port != 0
@@ -72,11 +62,13 @@ def _update(ctx: Context) -> StripeObject:
     endpoint = ctx.state.get("webhook_endpoint", ctx.path["id"])
     p = ctx.params
     if "url" in p:
-        _check_address(p["url"])
+        check_address(p["url"])
     if "disabled" in p:
         endpoint["status"] = "disabled" if p.pop("disabled") else "enabled"
     if "metadata" in p:
         endpoint["metadata"] = merged_metadata(endpoint["metadata"], p.pop("metadata"))
+    if "description" in p:
+        p["description"] = p["description"] or None
     endpoint.update(p)
     return endpoint
 
@@ -90,6 +82,7 @@ def _delete(ctx: Context) -> StripeObject:
 def _events(ctx: Context) -> StripeObject:
     p = ctx.params
     created = p.get("created", {})
+    delivered = p.get("delivery_success")
     found = [
         event
         for event in ctx.state.all("event")
@@ -97,8 +90,57 @@ def _events(ctx: Context) -> StripeObject:
         and ("types" not in p or event["type"] in p["types"])
         and created.get("gte", 0) <= event["created"] <= created.get("lte", event["created"])
         and created.get("gt", -1) < event["created"] < created.get("lt", event["created"] + 1)
+        and delivered in (None, event["pending_webhooks"] == 0)
     ]
     return page(ctx, found, "/v1/events")
+
+
+def check_types(names: list[str], known: frozenset[str], param: str) -> None:
+    """Refuse types of events that Stripe does not have."""
+    for i, name in enumerate(names):
+        if name != "*" and name not in known:
+            message = f"Invalid {param}[{i}]: '{name[:100]}' is no type of event that can be asked for here"
+            raise invalid(message, param=f"{param}[{i}]")
+
+
+def _types() -> Field:
+    def convert(value: Form, path: str) -> list[str]:
+        names: list[str] = array(text()).convert(value, path)
+        if not names:
+            raise invalid(f"You must pass at least one type of event in {path}.", param=path)
+        check_types(names, SNAPSHOT_TYPES, path)
+        return names
+
+    return Field(convert)
+
+
+def _version() -> Field:
+    def convert(value: Form, path: str) -> str:
+        if not isinstance(value, str) or _VERSION.fullmatch(value) is None:
+            raise invalid(f"Invalid {path}: it must be one of Stripe's API versions, such as {API_VERSION}", param=path)
+        return value
+
+    return Field(convert)
+
+
+def _moment() -> Field:
+    """An instant, or the bounds of a span of time."""
+    bounds = obj({name: integer() for name in ("gt", "gte", "lt", "lte")})
+
+    def convert(value: Form, path: str) -> dict[str, int]:
+        if isinstance(value, str):
+            at: int = integer().convert(value, path)
+            return {"gte": at, "lte": at}
+        found: dict[str, int] = bounds.convert(value, path)
+        return found
+
+    return Field(convert)
+
+
+def receivers_of(state: State, type: str) -> list[StripeObject]:
+    """The endpoints, and the event destinations for snapshots, that are on and have asked for this type."""
+    snapshots = [d for d in state.all("v2.core.event_destination") if d["event_payload"] == "snapshot"]
+    return [each for each in (*state.all("webhook_endpoint"), *snapshots) if asked_for(each, type)]
 
 
 def queue_event(
@@ -110,16 +152,12 @@ def queue_event(
     previous: StripeObject | None,
     cause: StripeObject,
     due_ms: int,
+    faults: DeliveryFaults | None = None,
 ) -> StripeObject:
     """Record an event with a snapshot of its object, and queue a delivery to each endpoint that asked for its type."""
-    data: StripeObject = {"object": visible(thing)}
+    data: StripeObject = {"object": Snapshot.of(visible(thing))}
     if previous is not None:
         data["previous_attributes"] = visible(previous)
-    wanted = [
-        endpoint
-        for endpoint in state.all("webhook_endpoint")
-        if endpoint["status"] == "enabled" and ("*" in endpoint["enabled_events"] or type in endpoint["enabled_events"])
-    ]
     event = {
         "id": id,
         "object": "event",
@@ -127,102 +165,29 @@ def queue_event(
         "created": at,
         "data": data,
         "livemode": False,
-        "pending_webhooks": len(wanted),
+        "pending_webhooks": 0,
         "request": cause,
         "type": type,
     }
     state.add(event)
-    for endpoint in wanted:
-        state.deliveries.append(
-            {
-                "event": id,
-                "type": type,
-                "endpoint": endpoint["id"],
-                "url": endpoint["url"],
-                "state": "pending",
-                "attempts": 0,
-                "status": None,
-                "due_ms": due_ms,
-                "first_ms": due_ms,
-            }
-        )
-    _forget_old(state)
+    queue(state, event, receivers_of(state, type), due_ms, faults)
     return event
 
 
-def _forget_old(state: State) -> None:
-    if len(state.deliveries) > DELIVERIES_KEPT:
-        done = [d for d in state.deliveries if d["state"] != "pending"][: len(state.deliveries) - DELIVERIES_KEPT]
-        for delivery in done:
-            state.deliveries.remove(delivery)
-
-
-def pending_of(state: State, type: str, object_id: str) -> bool:
-    """Whether some endpoint has not acknowledged an event of this type about this object yet."""
-    events = state.objects["event"]
-    return any(
-        d["state"] == "pending" and d["type"] == type and events[d["event"]]["data"]["object"]["id"] == object_id
-        for d in state.deliveries
-    )
-
-
-def deliver_due(state: State, send: Send, *, now_ms: int, now_at: int, lock: Any) -> int:
-    """Attempt each delivery that is due, without holding the lock while sending. Returns how many were attempted."""
-    with lock:
-        due = [d for d in state.deliveries if d["state"] == "pending" and d["due_ms"] <= now_ms]
-    for delivery in due:
-        with lock:
-            endpoint = state.objects["webhook_endpoint"].get(delivery["endpoint"])
-            event = state.objects["event"][delivery["event"]]
-            if endpoint is None or endpoint["status"] == "disabled":
-                delivery["state"] = "dropped"
-                continue
-            pinned = {**event, "api_version": endpoint["api_version"]}
-            body = json.dumps(pinned, default=encode, separators=(",", ":")).encode()
-        headers = {
-            "Content-Type": "application/json; charset=utf-8",
-            "Stripe-Signature": signature(endpoint["_signing"], body, now_at),
-            "User-Agent": "local-stripe/1 (+a stand-in, not Stripe)",
-        }
-        status = send(endpoint["url"], headers, body)
-        with lock:
-            _conclude(delivery, event, status, now_ms)
-    return len(due)
-
-
-def _conclude(delivery: StripeObject, event: StripeObject, status: int | None, now_ms: int) -> None:
-    delivery["attempts"] += 1
-    delivery["status"] = status
-    if status is not None and 200 <= status < 300:
-        delivery["state"] = "delivered"
-        event["pending_webhooks"] -= 1
-    elif now_ms - delivery["first_ms"] > RETRY_FOR_MILLISECONDS:
-        delivery["state"] = "failed"
-    else:
-        delivery["due_ms"] = now_ms + min(1_000 << min(delivery["attempts"] - 1, 12), RETRY_MILLISECONDS_MAX)
-
-
-def signature(secret: str, body: bytes, at: int) -> str:
-    """The Stripe-Signature header over the raw body."""
-    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={at},v1={digest}"
-
-
-_ENDPOINT: Final = {
+_ENDPOINT: Final[dict[str, Any]] = {
     "url": required(text()),
-    "enabled_events": required(array(text())),
-    "api_version": text(),
+    "enabled_events": required(_types()),
+    "api_version": _version(),
     "description": text(),
     "metadata": metadata(),
 }
 _CHANGE: Final = {
     "url": text(),
-    "enabled_events": array(text()),
+    "enabled_events": _types(),
     "description": text(empty=True),
     "metadata": metadata(),
     "disabled": boolean(),
 }
-_CREATED: Final = obj({name: integer() for name in ("gt", "gte", "lt", "lte")})
 
 ROUTES: Final = [
     Route("POST", "/v1/webhook_endpoints", _create, _ENDPOINT),
@@ -239,7 +204,7 @@ ROUTES: Final = [
         "GET",
         "/v1/events",
         _events,
-        {"type": text(), "types": array(text(), 20), "created": _CREATED},
+        {"type": text(), "types": array(text(), 20), "created": _moment(), "delivery_success": boolean()},
         paged=True,
     ),
     Route("GET", "/v1/events/{id}", lambda ctx: ctx.state.get("event", ctx.path["id"])),

@@ -1,0 +1,7 @@
+"""`python -m farebox.sandbox`."""
+
+from farebox.sandbox.command import main
+
+__all__: list[str] = []
+
+main()

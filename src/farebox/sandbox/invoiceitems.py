@@ -1,0 +1,225 @@
+"""Invoice items: single amounts that wait for the customer's next invoice, prorations among them."""
+
+from decimal import Decimal
+from typing import Any, Final
+
+from farebox.sandbox.catalog import merged_metadata
+from farebox.sandbox.core import Context, Route, page
+from farebox.sandbox.customers import live_customer
+from farebox.sandbox.errors import invalid, not_modelled, wrong_state
+from farebox.sandbox.lines import Plan, single_entry
+from farebox.sandbox.params import boolean, decimal, integer, metadata, obj, required, text
+from farebox.sandbox.pricing import amount_of, rounded
+from farebox.sandbox.state import StripeObject
+
+__all__ = ["ROUTES", "claim_items", "drop_prorations", "new_item", "waiting_items"]
+
+
+def new_item(
+    ctx: Context,
+    customer_id: str,
+    *,
+    amount: int,
+    currency: str,
+    description: str | None,
+    quantity: int = 1,
+    period: tuple[int, int] | None = None,
+    price: StripeObject | None = None,
+    unit_amount: Decimal | None = None,
+    subscription: str | None = None,
+    item: str | None = None,
+    proration: bool = False,
+    discountable: bool = True,
+    metadata: dict[str, str] | None = None,
+) -> StripeObject:
+    """An invoice item that is not kept yet."""
+    start, end = period or (ctx.now_at, ctx.now_at)
+    details = {"subscription": subscription, **({"subscription_item": item} if item is not None else {})}
+    return {
+        "id": ctx.new_id("ii_"),
+        "object": "invoiceitem",
+        "amount": amount,
+        "currency": currency,
+        "customer": customer_id,
+        "date": ctx.now_at,
+        "description": description,
+        "discountable": discountable,
+        "discounts": [],
+        "invoice": None,
+        "livemode": False,
+        "metadata": merged_metadata({}, metadata),
+        "parent": {"type": "subscription_details", "subscription_details": details} if subscription else None,
+        "period": {"start": start, "end": end},
+        "pricing": {
+            "type": "price_details",
+            "price_details": {"price": price["id"], "product": price["product"]},
+            "unit_amount_decimal": unit_amount,
+        }
+        if price is not None
+        else None,
+        "proration": proration,
+        "proration_details": {"discount_amounts": []},
+        "quantity": quantity,
+        "quantity_decimal": Decimal(quantity),
+        "tax_rates": [],
+        "test_clock": ctx.state.objects["customer"][customer_id]["test_clock"],
+    }
+
+
+def waiting_items(ctx: Context, subscription: StripeObject) -> list[StripeObject]:
+    """What the next invoice of this subscription would take along."""
+    return [
+        item
+        for item in ctx.state.of_customer("invoiceitem", subscription["customer"])
+        if item["invoice"] is None
+        and item["currency"] == subscription["currency"]
+        and _subscription_of(item) in (None, subscription["id"])
+    ]
+
+
+def claim_items(ctx: Context, subscription: StripeObject, invoice_id: str) -> list[Plan]:
+    """Put what waits onto this invoice."""
+    items = waiting_items(ctx, subscription)
+    for item in items:
+        item["invoice"] = invoice_id
+    return [single_entry(item) for item in items]
+
+
+def drop_prorations(ctx: Context, subscription: StripeObject) -> None:
+    """A subscription that ends at once takes its prorations along that were not billed yet."""
+    for item in waiting_items(ctx, subscription):
+        if item["proration"] and _subscription_of(item) == subscription["id"]:
+            _forget(ctx, item)
+
+
+def _subscription_of(item: StripeObject) -> str | None:
+    found: str | None = ((item["parent"] or {}).get("subscription_details") or {}).get("subscription")
+    return found
+
+
+def _create(ctx: Context) -> StripeObject:
+    p = ctx.params
+    customer = live_customer(ctx, p["customer"])
+    if "subscription" in p:
+        subscription = ctx.state.get("subscription", p["subscription"], param="subscription", status=400)
+        if subscription["customer"] != customer["id"] or subscription["ended_at"] is not None:
+            raise invalid("The subscription has ended or is another customer's.", param="subscription")
+    amount, currency, price = _amount(ctx, p)
+    quantity = p.get("quantity", 1)
+    made = new_item(
+        ctx,
+        customer["id"],
+        amount=amount,
+        currency=currency,
+        description=p.get("description") or _named(ctx, price),
+        quantity=quantity,
+        period=_period(p.get("period")),
+        price=price,
+        unit_amount=price["unit_amount_decimal"] if price is not None else None,
+        subscription=p.get("subscription"),
+        discountable=p.get("discountable", True),
+        metadata=p.get("metadata"),
+    )
+    ctx.state.add(made)
+    ctx.emit("invoiceitem.created", made)
+    return made
+
+
+def _amount(ctx: Context, p: dict[str, Any]) -> tuple[int, str, StripeObject | None]:
+    given = [name for name in ("amount", "pricing", "unit_amount_decimal") if name in p]
+    if len(given) != 1:
+        raise invalid("Pass exactly one of amount, pricing and unit_amount_decimal.", param="amount")
+    quantity = p.get("quantity", 1)
+    if "pricing" in p:
+        price = ctx.state.get("price", p["pricing"]["price"], param="pricing[price]", status=400)
+        if price["recurring"] is not None or not price["active"]:
+            raise invalid("The price must be active and one-time.", param="pricing[price]")
+        if "currency" in p and p["currency"].lower() != price["currency"]:
+            raise invalid("The currency is the price's.", param="currency")
+        return amount_of(price, Decimal(quantity)), price["currency"], price
+    if "currency" not in p:
+        raise invalid("Missing required param: currency.", param="currency", code="parameter_missing")
+    if "amount" in p and "quantity" in p:
+        raise invalid("quantity goes with unit_amount_decimal or pricing, not with amount.", param="quantity")
+    amount = p["amount"] if "amount" in p else rounded(p["unit_amount_decimal"] * quantity)
+    return amount, p["currency"].lower(), None
+
+
+def _named(ctx: Context, price: StripeObject | None) -> str | None:
+    return ctx.state.objects["product"][price["product"]]["name"] if price is not None else None
+
+
+def _period(asked: dict[str, int] | None) -> tuple[int, int] | None:
+    if asked is None:
+        return None
+    if asked["end"] < asked["start"]:
+        raise invalid("The period must not end before it starts.", param="period[end]")
+    return asked["start"], asked["end"]
+
+
+def _update(ctx: Context) -> StripeObject:
+    item, p = _waiting(ctx), ctx.params
+    if "amount" in p and item["pricing"] is not None:
+        raise invalid("The amount of an item with a price cannot be changed.", param="amount")
+    for name, value in p.items():
+        item[name] = merged_metadata(item["metadata"], value) if name == "metadata" else value
+    return item
+
+
+def _waiting(ctx: Context) -> StripeObject:
+    item = ctx.state.get("invoiceitem", ctx.path["id"])
+    if item["invoice"] is not None:
+        if ctx.state.objects["invoice"][item["invoice"]]["status"] == "draft":
+            raise not_modelled("changing what a draft has taken along")
+        raise wrong_state("The invoice item is on a finalized invoice and can no longer be changed.")
+    return item
+
+
+def _delete(ctx: Context) -> StripeObject:
+    item = _waiting(ctx)
+    _forget(ctx, item)
+    return {"id": item["id"], "object": "invoiceitem", "deleted": True}
+
+
+def _forget(ctx: Context, item: StripeObject) -> None:
+    ctx.emit("invoiceitem.deleted", item)
+    del ctx.state.objects["invoiceitem"][item["id"]]
+
+
+def _list(ctx: Context) -> StripeObject:
+    p = ctx.params
+    found = [
+        item
+        for item in ctx.state.all("invoiceitem", p.get("customer"))
+        if p.get("invoice") in (None, item["invoice"]) and p.get("pending") in (None, item["invoice"] is None)
+    ]
+    return page(ctx, found, "/v1/invoiceitems")
+
+
+_CREATE: Final = {
+    "customer": required(text()),
+    "amount": integer(-99_999_999, 99_999_999),
+    "currency": text(3),
+    "description": text(),
+    "discountable": boolean(),
+    "metadata": metadata(),
+    "period": obj({"start": required(integer()), "end": required(integer())}),
+    "pricing": obj({"price": required(text())}),
+    "quantity": integer(0),
+    "subscription": text(),
+    "unit_amount_decimal": decimal(12),
+}
+_CHANGE: Final = {
+    "amount": integer(-99_999_999, 99_999_999),
+    "description": text(),
+    "discountable": boolean(),
+    "metadata": metadata(),
+}
+
+ROUTES: Final = [
+    Route("POST", "/v1/invoiceitems", _create, _CREATE),
+    Route("GET", "/v1/invoiceitems", _list, {"customer": text(), "invoice": text(), "pending": boolean()}, paged=True),
+    Route("GET", "/v1/invoiceitems/{id}", lambda ctx: ctx.state.get("invoiceitem", ctx.path["id"])),
+    Route("POST", "/v1/invoiceitems/{id}", _update, _CHANGE),
+    Route("DELETE", "/v1/invoiceitems/{id}", _delete),
+]

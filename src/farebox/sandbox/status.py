@@ -1,0 +1,35 @@
+"""How a subscription's status changes, and the events that say so."""
+
+from typing import Final
+
+from farebox.sandbox.core import Context
+from farebox.sandbox.state import StripeObject
+
+__all__ = ["ENDED", "end_subscription", "period_end", "set_status"]
+
+ENDED: Final = ("canceled", "incomplete_expired")
+
+
+def set_status(ctx: Context, subscription: StripeObject, status: str, event: str | None = None) -> None:
+    """Another status, told by the event of any update, and by one of its own if there is one."""
+    if subscription["status"] == status:
+        return
+    previous = {"status": subscription["status"]}
+    subscription["status"] = status
+    if event is not None:
+        ctx.emit(event, subscription)
+    ctx.emit("customer.subscription.updated", subscription, previous)
+
+
+def end_subscription(ctx: Context, subscription: StripeObject, reason: str | None, *, asked: bool = False) -> None:
+    """Cancel it as of now. One that was asked to end keeps the instant at which that was asked."""
+    subscription.update(status="canceled", ended_at=ctx.now_at)
+    if not (asked and subscription["canceled_at"]):
+        subscription["canceled_at"] = ctx.now_at
+    if reason is not None:
+        subscription["cancellation_details"]["reason"] = reason
+    ctx.emit("customer.subscription.deleted", subscription)
+
+
+def period_end(subscription: StripeObject) -> int:
+    return int(min(item["current_period_end"] for item in subscription["items"]["data"]))
