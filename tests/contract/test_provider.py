@@ -26,7 +26,7 @@ TOKENS = Meter("tokens", "Tokens", "farebox_tokens")
 PRICE = Price("payg", "calls", "usd", Decimal(100))
 PLAN = Plan("payg", "Pay as you go", "usd", "month", (PRICE,))
 ACCOUNT = Account("acc_1", START, email="buyer@example.com")
-CARD = {"email": "buyer@example.com", "number": "4242 4242 4242 4242", "expiry": "12/40", "cvc": "123"}
+CARD: dict[str, Any] = {"email": "buyer@example.com", "number": "4242 4242 4242 4242", "expiry": "12/40", "cvc": "123"}
 
 
 @dataclass

@@ -289,6 +289,120 @@ def test_invoices(town: Town) -> None:
 
 
 @covers(
+    "POST /v1/invoices/{id}",
+    "GET /v1/invoices/{id}/lines",
+    "POST /v1/invoices/{id}/mark_uncollectible",
+    "POST GET /v1/invoiceitems",
+    "GET POST DELETE /v1/invoiceitems/{id}",
+    "POST GET /v1/customers/{id}/balance_transactions",
+    "GET /v1/customers/{id}/balance_transactions/{transaction}",
+    "POST GET /v1/credit_notes",
+    "GET /v1/credit_notes/{id}",
+    "POST /v1/credit_notes/{id}/void",
+)
+def test_money_beside_subscriptions(town: Town) -> None:
+    """Items, balance and credit notes come together on one invoice, exactly."""
+    v1, subscription = town.v1, town.subscribe(town.sell()[1], "4000000000000341")
+    customer = subscription.customer
+    item = v1.invoice_items.create(params={"customer": customer, "amount": 700, "currency": "usd"})
+    v1.invoice_items.update(item.id, params={"amount": 900})
+    gone = v1.invoice_items.create(params={"customer": customer, "amount": 1, "currency": "usd"})
+    assert v1.invoice_items.delete(gone.id).deleted is True
+    assert [(i.id, i.amount) for i in v1.invoice_items.list(params={"pending": True}).data] == [(item.id, 900)]
+    credit = {"amount": -250, "currency": "usd"}
+    moved = v1.customers.balance_transactions.create(customer, params=credit)
+    assert v1.customers.balance_transactions.retrieve(customer, moved.id).ending_balance == -250
+    town.sandbox.advance(town.now + 31 * DAY + 3_600)
+    (invoice,) = v1.invoices.list(params={"subscription": subscription.id}).data
+    assert (invoice.total, invoice.amount_due, invoice.starting_balance) == (900, 650, -250)
+    assert [line.amount for line in v1.invoices.line_items.list(invoice.id).data] == [0, 900]
+    assert v1.invoice_items.retrieve(item.id).invoice == invoice.id
+    assert [t.amount for t in v1.customers.balance_transactions.list(customer).data] == [250, -250]
+    note = v1.credit_notes.create(params={"invoice": invoice.id, "amount": 50})
+    assert v1.credit_notes.retrieve(note.id).type == "pre_payment"
+    assert v1.credit_notes.void_credit_note(note.id).status == "void"
+    assert [n.status for n in v1.credit_notes.list(params={"invoice": invoice.id}).data] == ["void"]
+    assert v1.invoices.update(invoice.id, params={"metadata": {"a": "b"}}).metadata["a"] == "b"
+    assert v1.invoices.mark_uncollectible(invoice.id).status == "uncollectible"
+
+
+@covers(
+    "POST /v1/subscriptions/{id}/resume",
+    "DELETE /v1/subscriptions/{id}/discount",
+    "POST GET /v1/coupons",
+    "GET POST DELETE /v1/coupons/{id}",
+    "POST GET /v1/promotion_codes",
+    "GET POST /v1/promotion_codes/{id}",
+)
+def test_trials_and_discounts(town: Town) -> None:
+    """A trial that pauses is resumed; a coupon by its code is put on, counted, and taken off."""
+    v1, (_, price) = town.v1, town.sell()
+    coupon = v1.coupons.create(params={"percent_off": 12.5, "duration": "forever"})
+    v1.coupons.update(coupon.id, params={"name": "Eighth"})
+    assert [(c.id, c.name, c.percent_off) for c in v1.coupons.list().data] == [(coupon.id, "Eighth", 12.5)]
+    promotion = {"type": "coupon", "coupon": coupon.id}
+    code = v1.promotion_codes.create(params={"promotion": promotion, "code": "EIGHTH"})
+    v1.promotion_codes.update(code.id, params={"metadata": {"a": "b"}})
+    assert [c.id for c in v1.promotion_codes.list(params={"code": "eighth"}).data] == [code.id]
+    made = v1.subscriptions.create(
+        params={
+            "customer": v1.customers.create().id,
+            "items": [{"price": price.id}],
+            "trial_period_days": 7,
+            "trial_settings": {"end_behavior": {"missing_payment_method": "pause"}},
+            "discounts": [{"promotion_code": code.id}],
+        }
+    )
+    assert (made.status, len(made.discounts)) == ("trialing", 1)
+    assert v1.promotion_codes.retrieve(code.id).times_redeemed == v1.coupons.retrieve(coupon.id).times_redeemed == 1
+    town.sandbox.advance(town.now + 7 * DAY)
+    assert v1.subscriptions.retrieve(made.id).status == "paused"
+    assert v1.subscriptions.resume(made.id).status == "active"
+    assert v1.subscriptions.delete_discount(made.id).deleted is True
+    assert v1.coupons.delete(coupon.id).deleted is True
+
+
+@covers(
+    "POST GET /v1/billing/credit_grants",
+    "GET POST /v1/billing/credit_grants/{id}",
+    "POST /v1/billing/credit_grants/{id}/expire",
+    "POST /v1/billing/credit_grants/{id}/void",
+    "GET /v1/billing/credit_balance_summary",
+    "GET /v1/billing/credit_balance_transactions",
+    "GET /v1/billing/credit_balance_transactions/{id}",
+)
+def test_credit_grants(town: Town) -> None:
+    """Grants are made, changed, expired, voided; their balance and their transactions add up."""
+    billing, customer = town.v1.billing, town.v1.customers.create().id
+    amount = {"type": "monetary", "monetary": {"currency": "usd", "value": 1_000}}
+    scope = {"scope": {"price_type": "metered"}}
+    asked = {"customer": customer, "amount": amount, "applicability_config": scope, "category": "promotional"}
+    kept, expired, void = [billing.credit_grants.create(params=asked).id for _ in range(3)]
+    billing.credit_grants.update(kept, params={"metadata": {"a": "b"}})
+    assert billing.credit_grants.retrieve(kept).metadata["a"] == "b"
+    assert billing.credit_grants.expire(expired).expires_at == town.now
+    assert billing.credit_grants.void_grant(void).voided_at == town.now
+    assert [g.id for g in billing.credit_grants.list(params={"customer": customer}).data] == [void, expired, kept]
+    chosen = {"type": "applicability_scope", "applicability_scope": {"price_type": "metered"}}
+    summary = billing.credit_balance_summary.retrieve(params={"customer": customer, "filter": chosen})
+    assert [b.available_balance.monetary.value for b in summary.balances] == [1_000]
+    found = list(billing.credit_balance_transactions.list(params={"customer": customer, "limit": 1}).auto_paging_iter())
+    assert [t.type for t in found] == ["debit", "credit", "credit", "credit"]
+    assert billing.credit_balance_transactions.retrieve(found[0].id).debit.type == "credits_voided"
+
+
+@covers("GET /v1/disputes", "GET /v1/disputes/{id}", "POST /v1/disputes/{id}/close")
+def test_disputes(town: Town) -> None:
+    """The card that disputes opens a dispute of what it paid, which can be given up."""
+    subscription = town.subscribe(town.sell()[1], "4000000000000259")
+    town.use(subscription.customer, 5)
+    town.sandbox.advance(town.now + 31 * DAY + 3_600)
+    (dispute,) = town.v1.disputes.list().data
+    assert (dispute.amount, town.v1.disputes.retrieve(dispute.id).status) == (500, "needs_response")
+    assert town.v1.disputes.close(dispute.id).status == "lost"
+
+
+@covers(
     "POST GET /v1/billing_portal/configurations",
     "GET POST /v1/billing_portal/configurations/{id}",
     "POST /v1/billing_portal/sessions",
@@ -335,6 +449,135 @@ def test_webhooks(town: Town) -> None:
     assert endpoints.delete(made.id).deleted is True
 
 
+@covers(
+    "POST /v1/billing/meter_event_adjustments",
+    "POST /v2/billing/meter_event_adjustments",
+    "POST /v2/billing/meter_event_session",
+    "POST /v2/billing/meter_event_stream",
+    "POST /v2/billing/meter_events",
+)
+def test_usage_of_v2(town: Town) -> None:
+    """A session's token opens the stream; single events and cancellations work alike in v1 and v2."""
+    meter, _ = town.sell()
+    customer, v2 = town.v1.customers.create().id, town.client.v2.billing
+
+    def event(identifier: str) -> dict[str, Any]:
+        payload = {"stripe_customer_id": customer, "value": "2"}
+        return {"event_name": "calls", "identifier": identifier, "payload": payload}
+
+    session = v2.meter_event_session.create()
+    events = [event(f"e{i}") for i in range(100)]
+    v2.meter_event_stream.create({"events": events}, {"api_key": session.authentication_token})
+    assert v2.meter_events.create(event("single")).identifier == "single"
+    with pytest.raises(stripe.InvalidRequestError) as refused:
+        v2.meter_events.create(event("single"))
+    assert refused.value.code == "duplicate_meter_event"
+    for adjustments, identifier in (
+        (v2.meter_event_adjustments, "e1"),
+        (town.v1.billing.meter_event_adjustments, "e2"),
+    ):
+        cancel = {"event_name": "calls", "type": "cancel", "cancel": {"identifier": identifier}}
+        assert adjustments.create(cancel).status == "pending"
+    minute = town.now - town.now % 60
+    window = {"customer": customer, "start_time": minute, "end_time": minute + 60}
+    (shown,) = town.v1.billing.meters.event_summaries.list(meter.id, params=window).data
+    assert shown.aggregated_value == 198
+    state = town.state
+    session_kept = state.objects["v2.billing.meter_event_session"][session.id]
+    session_kept["_ends_at"] = town.now
+    with pytest.raises(stripe.TemporarySessionExpiredError):
+        v2.meter_event_stream.create({"events": events}, {"api_key": session.authentication_token})
+
+
+@covers(
+    "POST GET /v2/core/event_destinations",
+    "GET POST DELETE /v2/core/event_destinations/{id}",
+    "POST /v2/core/event_destinations/{id}/disable",
+    "POST /v2/core/event_destinations/{id}/enable",
+    "POST /v2/core/event_destinations/{id}/ping",
+    "GET /v2/core/events",
+    "GET /v2/core/events/{id}",
+)
+def test_thin_events(town: Town) -> None:
+    """A destination's notification satisfies the SDK's own check; the SDK fetches the event and what it is about."""
+    meter, _ = town.sell()
+    destinations = town.client.v2.core.event_destinations
+    made = destinations.create(
+        {
+            "name": "ours",
+            "type": "webhook_endpoint",
+            "event_payload": "thin",
+            "enabled_events": ["v1.billing.meter.error_report_triggered"],
+            "webhook_endpoint": {"url": "https://seller.example/thin"},
+            "include": ["webhook_endpoint.signing_secret"],
+        }
+    )
+    destinations.update(made.id, {"description": "errors of meters"})
+    destinations.disable(made.id)
+    assert destinations.enable(made.id).status == "enabled"
+    shown = destinations.retrieve(made.id, {"include": ["webhook_endpoint.url"]})
+    assert (shown.description, shown.webhook_endpoint.url) == ("errors of meters", "https://seller.example/thin")
+    assert [d.id for d in destinations.list({"limit": 1}).auto_paging_iter()] == [made.id]
+    event = {"event_name": "calls", "payload": {"stripe_customer_id": "cus_none", "value": "1"}}
+    town.client.v2.billing.meter_events.create(event, {"idempotency_key": "key-1"})
+    came: dict[str, bytes] = {}
+    found = town.client.v2.core.events.list({"object_id": meter.id}).data
+    town.sandbox.deliver_due(lambda _, headers, body: came.update({headers["Stripe-Signature"]: body}) or 200)
+    ((header, body),) = came.items()
+    notice = town.client.parse_event_notification(body, header, made.webhook_endpoint.signing_secret, tolerance=10**9)
+    report = notice.fetch_event()
+    assert (notice.id, report.id) == (found[0].id, found[0].id)
+    (kind,) = report.data.reason.error_types
+    assert (kind.code, kind.sample_errors[0].request.identifier) == ("meter_event_customer_not_found", "key-1")
+    assert notice.fetch_related_object().id == report.fetch_related_object().id == meter.id
+    assert destinations.ping(made.id).type == "v2.core.event_destination.ping"
+    assert destinations.delete(made.id).id == made.id
+
+
+@covers(
+    "POST GET /v1/payment_methods",
+    "POST /v1/payment_methods/{id}/attach",
+    "POST /v1/payment_methods/{id}/detach",
+)
+def test_payment_methods(town: Town) -> None:
+    """A test token becomes a card, which is attached, listed, made the default, and detached."""
+    methods = town.v1.payment_methods
+    card = methods.create({"type": "card", "card": {"token": "tok_visa"}, "billing_details": {"name": "Ada"}})
+    customer = town.v1.customers.create().id
+    assert methods.attach(card.id, {"customer": customer}).customer == customer
+    town.v1.customers.update(customer, {"invoice_settings": {"default_payment_method": card.id}})
+    ready = methods.attach("pm_card_mastercard", {"customer": customer})
+    assert [m.id for m in methods.list({"customer": customer, "type": "card"}).data] == [ready.id, card.id]
+    assert (ready.card.brand, card.card.last4, card.billing_details.name) == ("mastercard", "4242", "Ada")
+    assert methods.detach(card.id).customer is None
+    assert town.v1.customers.retrieve(customer).invoice_settings.default_payment_method is None
+
+
+@covers(
+    "GET /v1/payment_pages/{id}",
+    "POST /v1/payment_pages/{id}/confirm",
+    "POST /v1/stripecli/sessions",
+)
+def test_what_the_cli_asks(town: Town) -> None:
+    """The paths that only Stripe's command line asks: it pays a session, and begins to listen."""
+
+    def ask(method: str, path: str, **params: Any) -> Any:
+        return town.client.deserialize(town.client.raw_request(method, path, **params), api_mode="V1")
+
+    product = town.v1.products.create({"name": "Shirt"})
+    price = town.v1.prices.create({"currency": "usd", "unit_amount": 1_500, "product": product.id})
+    items = [{"price": price.id, "quantity": 2}]
+    session = town.v1.checkout.sessions.create(
+        {"mode": "payment", "line_items": items, "success_url": "https://seller.example"}
+    )
+    assert ask("get", f"/v1/payment_pages/{session.id}").total == 3_000
+    card = town.v1.payment_methods.create({"type": "card", "card": {"token": "tok_visa"}}).id
+    ask("post", f"/v1/payment_pages/{session.id}/confirm", payment_method=card, expected_amount=3_000)
+    assert town.v1.checkout.sessions.retrieve(session.id).payment_status == "paid"
+    listening = ask("post", "/v1/stripecli/sessions", device_name="x", websocket_features=["webhooks"])
+    assert listening.websocket_url.startswith("ws://127.0.0.1")
+
+
 @pytest.mark.parametrize(("when", "made"), [("before", 0), ("after", 1)])
 def test_broken_connections(town: Town, when: str, made: int) -> None:
     """A connection that breaks before or after the effect is the SDK's connection error (F06, F07)."""
@@ -363,6 +606,31 @@ def test_the_sdks_own_retry(town: Town) -> None:
     assert [c.id for c in town.v1.customers.list().data] == [made.id]
 
 
+@covers(
+    "POST GET /v1/test_helpers/test_clocks",
+    "GET DELETE /v1/test_helpers/test_clocks/{id}",
+    "POST /v1/test_helpers/test_clocks/{id}/advance",
+)
+def test_test_clocks(town: Town) -> None:
+    """A clock's customer lives in its time: a month's advance bills them, and nobody else."""
+    clocks = town.v1.test_helpers.test_clocks
+    _, price = town.sell()
+    clock = clocks.create(params={"frozen_time": START_AT, "name": "one month"})
+    customer = town.v1.customers.create(params={"test_clock": clock.id})
+    items = [{"price": price.id}]
+    subscription = town.v1.subscriptions.create(params={"customer": customer.id, "items": items})
+    end = subscription["items"].data[0].current_period_end
+    assert [c.id for c in town.v1.customers.list(params={"test_clock": clock.id}).data] == [customer.id]
+    assert clocks.advance(clock.id, params={"frozen_time": end + 7_200}).status == "advancing"
+    arrived = clocks.retrieve(clock.id)
+    assert (arrived.status, arrived.frozen_time) == ("ready", end + 7_200)
+    invoice = town.v1.invoices.list(params={"customer": customer.id}).data[0]
+    assert (invoice.created, invoice.status) == (end, "paid")
+    assert [c.id for c in clocks.list().data] == [clock.id]
+    assert clocks.delete(clock.id).deleted is True
+    assert town.v1.subscriptions.retrieve(subscription.id).status == "canceled"
+
+
 @pytest.mark.parametrize(
     ("status", "error"),
     [
@@ -388,7 +656,7 @@ def test_what_is_absent(town: Town) -> None:
         town.v1.charges.list()
     assert raised.value.http_status == 501
     with pytest.raises(stripe.APIError, match="does not model"):
-        town.client.v2.billing.meter_event_session.create()
+        town.client.v2.core.accounts.list()
 
 
 def test_idempotency(town: Town) -> None:

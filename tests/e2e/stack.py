@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from tests.description import spec_file
+from tests.judge import judged_log, told
 
 __all__ = ["EXAMPLES", "HOST", "Relay", "Stack", "free_port", "stack_in", "until"]
 
@@ -226,6 +228,12 @@ class Stack:
     def heal(self) -> None:
         assert self.client.delete(self.stripe + "/_sandbox/faults").is_success
 
+    def judge(self) -> None:
+        """What was asked of the local Stripe, and what it answered, as Stripe's own description has it."""
+        log = self.client.get(self.stripe + "/_sandbox/requests", params={"bodies": "true"}).json()["requests"]
+        faults = judged_log(log) if spec_file() is not None else []
+        assert not faults, told(faults)
+
     def end(self) -> None:
         for process in reversed(self.processes):
             if process.poll() is None:
@@ -259,6 +267,7 @@ def stack_in(folder: Path, *, seal_seconds: int = 1) -> Iterator[Stack]:
             stack.start_stripe()
             stack.publish()
             yield stack
+            stack.judge()
         finally:
             stack.end()
             relay.end()

@@ -116,7 +116,7 @@ class Wire:
                 for state in self.sandbox.accounts.values():
                     state.saved_answers.pop(name, None)
                     for names in state.identifiers.values():
-                        names.discard(name)
+                        names.pop(name, None)
 
 
 def _lose(how: type[httpx.TransportError]) -> NoReturn:

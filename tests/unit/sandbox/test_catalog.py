@@ -71,14 +71,14 @@ def test_amounts(town: Town, sent: dict[str, str], unit_amount: int | None, unit
         ({"recurring[meter]": "mtr_none"}, 400, {"param": "recurring[meter]", "code": "resource_missing"}),
         ({"recurring[usage_type]": "licensed"}, 400, {"param": "recurring[meter]"}),
         ({"recurring[interval_count]": "37"}, 400, {"code": "parameter_invalid_integer"}),
-        ({"tiers_mode": "graduated"}, 501, {"code": "not_modelled"}),
-        ({"transform_quantity[divide_by]": "10"}, 501, {"code": "not_modelled"}),
+        ({"tiers_mode": "graduated"}, 400, {"param": "tiers_mode"}),
+        ({"transform_quantity[divide_by]": "10"}, 400, {"param": "transform_quantity[round]"}),
     ],
 )
 def test_prices_that_are_refused(
     seller: Seller, changes: dict[str, str | None], status: int, error: dict[str, str]
 ) -> None:
-    """A metered price needs a meter that exists, one amount and a product; what is not modelled is said with 501."""
+    """A metered price needs a meter that exists, one amount and a product; what makes no sense together is refused."""
     params: dict[str, str | None] = {
         "currency": "usd",
         "product": seller.get("/v1/products")["data"][0]["id"],
