@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx
 
+from bench import sandbox
 from farebox.app import open_provider
 from farebox.billing.catalog import apply_push, plan_push
 from farebox.config import load_settings
@@ -47,10 +48,15 @@ meter = "calls"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("calls", "sandbox"), default="calls", help="sandbox: the local Stripe's own")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--customers", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="of part sandbox")
     arguments = parser.parse_args()
+    if arguments.part == "sandbox":
+        sandbox.run(arguments)
+        return
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers, key = start(stack, folder)
