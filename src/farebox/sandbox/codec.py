@@ -11,14 +11,14 @@ from typing import Any, Final
 __all__ = ["Codec"]
 
 _TAG: Final = "$"  # {"$": [what, …]}: something that JSON has no word for
-_PLAIN: Final = (str, int, bool, type(None))
+_PLAIN: Final = (str, int, bool, float, type(None))  # a float is read back as the same float
 
 Home = Callable[[dict[str, Any]], "tuple[str, ...] | None"]
 Found = Callable[[tuple[str, ...]], dict[str, Any]]
 
 
 class Codec:
-    """`home` names where a dict is kept that others only refer to; `found` gives it back. Floats are refused."""
+    """`home` names where a dict is kept that others only refer to; `found` gives it back."""
 
     def __init__(self, home: Home, found: Found, *classes: type) -> None:
         self._home = home

@@ -113,7 +113,7 @@ class _Page:
         state = self._state
         for outer in _NESTED:
             for name in getattr(state, outer):
-                shelf = self._shelf(getattr(state, outer), name)
+                shelf = getattr(state, outer)[name] = self._shelf(getattr(state, outer)[name])
                 for id in shelf.take_seen():
                     thing = dict.get(shelf, id, _GONE)
                     own = isinstance(thing, dict)
@@ -125,11 +125,11 @@ class _Page:
         rows.update(self._sent())
         return rows
 
-    def _shelf(self, holder: Any, name: str) -> Shelf[Any, Any]:
-        things = holder[name]
-        if not isinstance(things, Shelf):
-            things = holder[name] = Shelf(things, self._watch)
-        return things
+    def _shelf(self, things: dict[Any, Any]) -> Shelf[Any, Any]:
+        """These things on a shelf of this page's own, all of them seen if they were not on it before."""
+        if isinstance(things, Shelf) and things.keeper is self:
+            return things
+        return Shelf(things, self._watch, self)
 
     def _field(self, name: str) -> dict[tuple[str, str], str | None]:
         value = getattr(self._state, name)
@@ -139,18 +139,16 @@ class _Page:
                 return {}
             self._texts[name] = text
             return {("field", name): text}
-        if not isinstance(value, Shelf):
-            value = Shelf(value, self._watch)
-            setattr(self._state, name, value)
+        value = self._shelf(value)
+        setattr(self._state, name, value)
         seen = {key: dict.get(value, key, _GONE) for key in value.take_seen()}
         part = _ENTRIES + name
         return {(part, self._codec.text(key)): None if v is _GONE else self._codec.text(v) for key, v in seen.items()}
 
     def _usage(self) -> dict[tuple[str, str], str | None]:
         rows: dict[tuple[str, str], str | None] = {}
-        if not isinstance(self._state.usage, Shelf):
-            self._state.usage = Shelf(self._state.usage, self._watch)
-        for key in self._state.usage.take_seen():
+        shelf = self._state.usage = self._shelf(self._state.usage)
+        for key in shelf.take_seen():
             entries = dict.get(self._state.usage, key, [])
             chunks = [tuple(entries[i : i + USAGE_CHUNK]) for i in range(0, len(entries), USAGE_CHUNK)]
             known, sums = self._chunks.get(key, []), [hash(chunk) for chunk in chunks]

@@ -1,5 +1,6 @@
 """A dict that notes what was looked at: whoever looks may change what is found, so it is what must be kept anew."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -28,13 +29,14 @@ class Watch:
 class Shelf(dict[K, V]):
     """`seen` are the names whose things may differ from what was kept of them; some of them may be gone."""
 
-    def __init__(self, things: dict[K, V], watch: Watch, *, seen: bool = True) -> None:
+    def __init__(self, things: dict[K, V], watch: Watch, keeper: object) -> None:
         super().__init__(things)
         self.watch = watch
-        self.seen: dict[K, None] = dict.fromkeys(things) if seen else {}  # in the order in which they were seen first
+        self.keeper = keeper  # who asks what was seen
+        self.seen: dict[K, None] = dict.fromkeys(things)  # in the order in which they were seen first
 
     def __deepcopy__(self, memo: dict[int, Any]) -> dict[K, V]:
-        raise TypeError("A shelf is not copied whole.")
+        return copy.deepcopy(dict(self), memo)
 
     def take_seen(self) -> dict[K, None]:
         seen, self.seen = self.seen, {}

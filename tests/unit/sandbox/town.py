@@ -7,12 +7,15 @@ import hashlib
 import hmac
 import json
 import threading
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from farebox.sandbox import ManualClock, Sandbox
+from farebox.sandbox.keeping import Book
+from farebox.sandbox.state import State
 
 __all__ = [
     "BAD_CARD_LATER",
@@ -26,7 +29,9 @@ __all__ = [
     "Seller",
     "Town",
     "form",
+    "shown",
     "signed",
+    "survive",
 ]
 
 START_AT: Final = 1_800_000_000  # Friday 15 January 2027, 08:00:00 UTC
@@ -227,3 +232,29 @@ class HeldClock(ManualClock):
 def signed(body: bytes, at: int, secret: str) -> str:
     """A Stripe-Signature header, made here by hand."""
     return f"t={at},v1={hmac.new(secret.encode(), b'%d.' % at + body, hashlib.sha256).hexdigest()}"
+
+
+def survive(sandbox: Sandbox) -> None:
+    """Whatever a test has brought about can be kept and found again, and goes on at the same instants."""
+    rows = Book(sandbox).changes()
+    again = Sandbox(ManualClock(START_AT))
+    Book(again).restore((*name, json.loads(text)) for name, text in rows.items() if text is not None)
+    assert again.accounts.keys() == sandbox.accounts.keys()
+    for id, state in sandbox.accounts.items():
+        assert shown(again.accounts[id]) == shown(state)
+        for box in (sandbox, again):
+            box._look_again(box.accounts[id])
+        assert again.accounts[id].due._due == state.due._due
+
+
+def shown(state: State) -> dict[str, Any]:
+    """All of an account but what is worked out from it, with the order of what is in it."""
+    names = [field.name for field in fields(State) if field.name not in ("due", "by_customer")]
+    return {name: ordered(getattr(state, name)) for name in names}
+
+
+def ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        found = [(name, list(v.items()) if isinstance(v, dict) else v) for name, v in value.items()]
+        return [(name, entries) for name, entries in found if entries != []]
+    return list(value) if isinstance(value, deque) else value
