@@ -38,7 +38,9 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "config": frozenset({"errors", "domain", "configfile"}),
     "metrics": ENGINE | {"metering"},
     "terminal": frozenset({"errors", "billing"}),
-    "app": ENGINE | {"metering", "billing", "store", "provider", "web", "config", "loops", "metrics", "system"},
+    "background": ENGINE | {"metering", "billing", "config", "loops", "system"},
+    "app": ENGINE
+    | {"metering", "billing", "store", "provider", "web", "config", "loops", "metrics", "system", "background"},
     "protect": frozenset({"errors", "domain", "app", "config", "logs", "web"}),
 }
 """Rooms and yard modules not named here stand at the top (cli, demo, smoke, testing, the door): they may import all

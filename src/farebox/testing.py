@@ -129,10 +129,10 @@ class Kit:
     def settle(self) -> None:
         """Let everything arrive: usage is reported, webhooks are delivered and worked off."""
         runtime = self._farebox.runtime
-        runtime.flush()
+        runtime.background.flush()
         while self.sandbox.deliver_due(self._receive):
             pass
-        while runtime.worker.step():
+        while runtime.background.worker.step():
             pass
         runtime.gate.poll()
 

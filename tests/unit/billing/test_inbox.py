@@ -93,7 +93,7 @@ class Buyer:
 
 
 def work_off(shop: Shop) -> None:
-    while shop.runtime.worker.step():
+    while shop.runtime.background.worker.step():
         pass
 
 
@@ -172,7 +172,7 @@ def _take(shop: Shop, buyer: Buyer, step: str, pick: int) -> None:
     elif step == "deliver":
         buyer.deliver(buyer.events[pick % len(buyer.events)])
     elif step == "work":
-        shop.runtime.worker.step()
+        shop.runtime.background.worker.step()
     elif step == "crash":
         _crash_in_the_middle(shop)
     elif step == "overtaken":
@@ -200,7 +200,7 @@ def _overtake(shop: Shop, buyer: Buyer) -> None:
     """While somebody holds an answer of Stripe: the world moves on, its lease ends, and others are faster."""
     shop.clock.pass_seconds(INBOX_LEASE_SECONDS)
     buyer.deliver(buyer.end())
-    shop.runtime.worker.step()
+    shop.runtime.background.worker.step()
 
 
 def test_an_overtaken_fetch(house: Shop) -> None:
@@ -328,9 +328,9 @@ def test_killed_at_work(house: Shop) -> None:
     buyer.deliver(buyer.subscribe())
     _crash_in_the_middle(house)
     house.clock.pass_seconds(INBOX_LEASE_SECONDS - 1)
-    assert not house.runtime.worker.step()
+    assert not house.runtime.background.worker.step()
     house.clock.pass_seconds(1)
-    assert house.runtime.worker.step()
+    assert house.runtime.background.worker.step()
     assert buyer.ledger_says() == buyer.stripe_says()
 
 
@@ -368,7 +368,7 @@ def test_stripe_away(house: Shop) -> None:
         assert not worker.step()
         house.clock.pass_seconds(1)
     assert worker.step()
-    assert not house.runtime.worker.step()
+    assert not house.runtime.background.worker.step()
     buyer.deliver(buyer.change("past_due"))
     work_off(house)
     assert buyer.ledger_says() == buyer.stripe_says()

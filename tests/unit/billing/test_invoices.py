@@ -83,7 +83,7 @@ def test_upcoming_is_what_stripe_says(shop: Shop) -> None:
     shop.call(claimed.key, 7)
     assert preview(shop, shop.account(claimed)).total == 0
     shop.clock.pass_seconds(60)
-    shop.runtime.flush()
+    shop.runtime.background.flush()
     found = preview(shop, shop.account(claimed))
     assert (found.total, found.currency, found.lines[0][1]) == (700, "usd", 7)
 

@@ -99,11 +99,11 @@ def test_a_meter_that_was_inactive_for_a_moment(shop: Shop) -> None:
     shop.call(claimed.key, 7)
     meter = shop.objects("billing.meter")[0]["id"]
     shop.at_stripe("POST", f"/v1/billing/meters/{meter}/deactivate")
-    shop.runtime.flush()
+    shop.runtime.background.flush()
     assert [event.state.value for event in shop.store.meter_events()] == ["pending"]
     shop.at_stripe("POST", f"/v1/billing/meters/{meter}/reactivate")
     shop.clock.pass_seconds(301)
-    shop.runtime.flush()
+    shop.runtime.background.flush()
     assert [event.state.value for event in shop.store.meter_events()] == ["delivered"]
 
 

@@ -15,7 +15,7 @@ import stripe
 from farebox.domain.keys import Secret
 from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind
 from farebox.errors import ProviderError, ProviderForbidden, ProviderRejected, ProviderThrottled, ProviderUnavailable
-from farebox.provider import stripe as adapter
+from farebox.provider import http as adapter
 from farebox.provider.outcomes import RETRY_AFTER_SECONDS_MAX
 from farebox.provider.stripe import StripeProvider
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from farebox.domain.keys import Secret
 from farebox.errors import ConfigError, SignatureInvalid
-from farebox.provider.stripe import SIGNATURE_WINDOW_SECONDS, StripeProvider
+from farebox.provider.signature import SIGNATURE_WINDOW_SECONDS
+from farebox.provider.stripe import StripeProvider
 
 NOW = 1_800_000_000
 OLD, NEW = "whsec_of_the_time_before_rotation", "whsec_of_the_time_after_rotation"

@@ -168,7 +168,7 @@ def test_an_inactive_account_keeps_its_pages(shop: Shop) -> None:
         shop,
         event(data={"object": {"id": subscription.id, "object": "subscription", "customer": subscription.customer_id}}),
     )
-    assert shop.runtime.worker.step()
+    assert shop.runtime.background.worker.step()
     shop.runtime.gate.poll()
     mine = bearer(claimed.key)
     refused = shop.client.get("/api", headers=mine)
@@ -192,7 +192,7 @@ def test_usage_and_upcoming(shop: Shop) -> None:
     assert (usage.json()["total"], usage.json()["total_text"]) == (2500, "25.00 USD")
     shop.clock.pass_seconds(60)
     shop.runtime.gate.poll()
-    shop.runtime.flush()
+    shop.runtime.background.flush()
     upcoming = shop.client.get("/billing/invoices/upcoming", headers=bearer(claimed.key))
     assert (upcoming.json()["total"], upcoming.json()["lines"][0]["quantity"]) == (2500, 25)
 

@@ -1,0 +1,176 @@
+"""What a running Farebox does at its own pace: reading the feed, working off webhooks, sealing and reporting.
+
+Each loop runs on a thread of its own. Nothing here answers a call.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import httpx
+import structlog
+
+from farebox.billing.inbox import InboxWorker, sweep
+from farebox.config import Settings
+from farebox.domain.reports import SEAL_INTERVAL_SECONDS
+from farebox.errors import ProviderForbidden, StoreError, StoreUnusable
+from farebox.loops import Loop
+from farebox.metering.gate import FEED_POLL_MILLISECONDS, Gate
+from farebox.metering.reporter import Reporter
+from farebox.metering.sealer import Sealer
+from farebox.ports import Clock, Entropy, Provider, Store
+from farebox.system import FollowingClock
+
+__all__ = [
+    "CLOCK_POLL_MILLISECONDS",
+    "INBOX_POLL_MILLISECONDS",
+    "REPORT_BATCH_MAX",
+    "REPORT_POLL_MILLISECONDS",
+    "SENDER_THREADS_MAX",
+    "SHUTDOWN_MILLISECONDS_MAX",
+    "SWEEP_MILLISECONDS",
+    "Background",
+    "follow",
+]
+
+SENDER_THREADS_MAX: Final = 32
+REPORT_BATCH_MAX: Final = 64
+REPORT_POLL_MILLISECONDS: Final = 1_000
+INBOX_POLL_MILLISECONDS: Final = 1_000
+CLOCK_POLL_MILLISECONDS: Final = 200
+SWEEP_MILLISECONDS: Final = 60_000
+SHUTDOWN_MILLISECONDS_MAX: Final = 10_000
+
+_log = structlog.get_logger("farebox")
+
+
+class Background:
+    """The loops of one process, and the rooms that they run. Started and stopped once."""
+
+    def __init__(
+        self, settings: Settings, store: Store, provider: Provider, clock: Clock, entropy: Entropy, gate: Gate
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._provider = provider
+        self._clock = clock
+        self._gate = gate
+        self._senders = ThreadPoolExecutor(SENDER_THREADS_MAX, thread_name_prefix="farebox-sender")
+        self.sealer = Sealer(store, clock, settings.catalog)
+        self.reporter = Reporter(store, provider, clock, entropy)
+        self.worker = InboxWorker(store, provider, clock, entropy)
+        self._bound = False
+        self._seal_hard = False
+        self._sealed_at_ms = 0
+        self._sweep_after = ""
+        self._inbox_loop = Loop("inbox", self._inbox_step, interval_ms=INBOX_POLL_MILLISECONDS)
+        self._report_loop = Loop("reporter", self._report_step, interval_ms=REPORT_POLL_MILLISECONDS)
+        self._loops: list[Loop] = []
+
+    def start(self) -> None:
+        """Start the loops."""
+        self._loops = [
+            Loop("feed", self._feed_step, interval_ms=FEED_POLL_MILLISECONDS, backoff_seconds_max=1),
+            self._inbox_loop,
+            self._report_loop,
+            Loop("sweep", self._sweep_step, interval_ms=SWEEP_MILLISECONDS),
+        ]
+        if isinstance(self._clock, FollowingClock):
+            self._loops.append(Loop("clock", self._clock_step, interval_ms=CLOCK_POLL_MILLISECONDS))
+        for loop in self._loops:
+            loop.start()
+
+    def stop(self) -> None:
+        """End the loops; where they ran, seal and report what is left, within a bound."""
+        for loop in self._loops:
+            if not loop.stop(SHUTDOWN_MILLISECONDS_MAX // 1000):
+                _log.warning("loop_did_not_end", loop=loop.name)
+        if self._loops:
+            try:
+                self._last_report()
+            except StoreError as error:
+                _log.warning("flush_incomplete", reason=str(error))
+        self._senders.shutdown(wait=True)
+
+    def flush(self) -> None:
+        """Seal and report all that can be, now, on the calling thread. For tests and the way out."""
+        self.sealer.step(hard=True)
+        while self.reporter.step(REPORT_BATCH_MAX, self._side_by_side):
+            pass
+
+    def wake_inbox(self) -> None:
+        self._inbox_loop.wake()
+
+    def report_period_end(self) -> None:
+        """Seal and report at once: a period has ended, and its invoice will not wait."""
+        self._seal_hard = True
+        self._report_loop.wake()
+
+    def _last_report(self) -> None:
+        """What is not reported in time stays in the ledger and goes out at the next start."""
+        clock = self._clock
+        until_ms = clock.monotonic_ms() + SHUTDOWN_MILLISECONDS_MAX
+        self.sealer.step(hard=True)
+        while self._bound and clock.monotonic_ms() < until_ms:
+            if not self.reporter.step(SENDER_THREADS_MAX, self._side_by_side):
+                break
+
+    def _feed_step(self) -> bool:
+        self._gate.poll()
+        return False
+
+    def _clock_step(self) -> bool:
+        if isinstance(self._clock, FollowingClock):
+            follow(self._clock)
+        return False
+
+    def _inbox_step(self) -> bool:
+        worked = self.worker.step()
+        if worked:
+            self._gate.poll()
+        return worked
+
+    def _report_step(self) -> bool:
+        """Seal what is due and send what is sealed. Short seal intervals, ends of periods and wake-ups seal hard."""
+        now_ms = self._clock.monotonic_ms()
+        often = now_ms - self._sealed_at_ms >= self._settings.seal_seconds * 1000
+        hard, self._seal_hard = self._seal_hard or (often and self._settings.seal_seconds < 60), False
+        if often:
+            self._sealed_at_ms = now_ms
+        if hard or often or self._settings.seal_seconds <= SEAL_INTERVAL_SECONDS:
+            self.sealer.step(hard=hard)
+        if not self._bound:
+            self._bind()
+        return self._bound and self.reporter.step(REPORT_BATCH_MAX, self._side_by_side) > 0
+
+    def _bind(self) -> None:
+        """Bind the ledger to the Stripe account before the first report; report nothing to another account."""
+        try:
+            account = self._provider.account()
+        except ProviderForbidden as error:
+            self.reporter.halted = f"Stripe does not let the key read its own account ({error.internal})."
+            _log.critical("reporter_halted", reason=self.reporter.halted)
+            raise
+        self.reporter.halted = None
+        try:
+            self._store.bind_ledger(account.id, self._settings.live)
+        except StoreUnusable as error:
+            self.reporter.halted = error.detail
+            _log.critical("reporter_halted", reason=error.detail)
+        self._bound = True
+
+    def _sweep_step(self) -> bool:
+        self._sweep_after = sweep(self._store, self._provider, self._clock, self._sweep_after)
+        return False
+
+    def _side_by_side(self, jobs: Sequence[Callable[[], None]]) -> None:
+        for future in [self._senders.submit(job) for job in jobs]:
+            future.result()
+
+
+def follow(clock: FollowingClock) -> None:
+    """Bring the clock to the local Stripe's time; when that is away, the clock stays as it is."""
+    try:
+        clock.refresh()
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        _log.debug("local_clock_away", reason=repr(error))

@@ -1,0 +1,45 @@
+"""What the commands share: their usual options, and the ledger opened for one command and closed after it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from farebox.app import open_store, system_clock
+from farebox.config import Settings, load_settings
+from farebox.errors import NotFound
+from farebox.ports import Clock, Entropy
+from farebox.store.sql import SqlStore
+from farebox.system import SystemEntropy
+from farebox.terminal import ERR
+
+__all__ = ["AccountArgument", "ConfigOption", "JsonOption", "ledger", "require_account", "say_if_cut"]
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="farebox.toml; else FAREBOX_CONFIG.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AccountArgument = Annotated[str, typer.Argument(help="An account's id, acct_…")]
+
+
+@contextmanager
+def ledger(config: Path | None) -> Iterator[tuple[Settings, SqlStore, Clock, Entropy]]:
+    """Settings, the opened ledger, clock and entropy. ConfigError, StoreError."""
+    settings = load_settings(path=config)
+    clock, entropy = system_clock(settings), SystemEntropy()
+    store = open_store(settings, clock, entropy)
+    store.open()
+    try:
+        yield settings, store, clock, entropy
+    finally:
+        store.close()
+
+
+def require_account(store: SqlStore, account: str) -> None:
+    if store.account(account) is None:
+        raise NotFound(f"There is no account {account!r}. `farebox customers` lists them.")
+
+
+def say_if_cut(rows: Sequence[object], limit: int) -> None:
+    if len(rows) == limit:
+        ERR.print(f"Only the first {limit} are shown.", style="dim")

@@ -1,0 +1,79 @@
+"""`farebox serve`, `migrate` and `doctor`: running it, and finding out why it does not run."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+import uvicorn
+from starlette.applications import Starlette
+
+from farebox.app import open_provider
+from farebox.billing.doctor import Finding, diagnose
+from farebox.cli.context import ConfigOption, JsonOption, ledger
+from farebox.config import Settings, load_settings
+from farebox.errors import ConfigError, FareboxError
+from farebox.protect import Farebox
+from farebox.terminal import OUT, print_findings, print_json
+
+__all__ = ["doctor", "migrate", "serve"]
+
+
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve Farebox's routes as a server of its own, with its loops."""
+    load_settings(path=config).require_serving()
+    own = Starlette()
+    Farebox(config).protect(own)
+    uvicorn.run(own, host=host, port=port, log_level="info")
+
+
+def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Create the ledger's schema or bring it up to date."""
+    with ledger(config) as (_, store, _clock, _entropy):
+        found = store.ledger()
+    if as_json:
+        print_json(asdict(found))
+    else:
+        OUT.print(f"The ledger {found.id} is up to date.")
+
+
+def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check configuration, ledger and Stripe, and say what to do about each fault."""
+    findings: list[Finding] = []
+    settings = load_settings(path=config)
+    missing = _missing(settings)
+    findings.append(
+        missing or Finding("configuration", "ok", f"{settings.path}, plans: {', '.join(settings.catalog.plans)}")
+    )
+    provider = open_provider(settings) if settings.stripe_secret_key is not None else None
+    try:
+        with ledger(config) as (_, store, clock, _entropy):
+            findings += diagnose(
+                store,
+                provider,
+                clock,
+                settings.catalog,
+                settings.peppers,
+                webhook_url=settings.webhook_url,
+                webhook_secrets=len(settings.stripe_webhook_secrets),
+                live=settings.live,
+            )
+    except FareboxError as error:
+        findings.append(Finding("database", "fail", error.detail, "Change it as said, and run this again."))
+    if as_json:
+        print_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        print_findings(findings)
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _missing(settings: Settings) -> Finding | None:
+    try:
+        settings.require_serving()
+    except ConfigError as error:
+        return Finding("configuration", "fail", error.detail, "Set what is missing.")
+    return None

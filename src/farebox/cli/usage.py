@@ -1,0 +1,76 @@
+"""`farebox usage`: what was used, and how far it has got on its way to Stripe."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+import typer
+
+from farebox.billing.invoices import usage_report
+from farebox.cli.context import ConfigOption, JsonOption, ledger, say_if_cut
+from farebox.domain.catalog import format_minor
+from farebox.domain.reports import MeterEvent, ReportState
+from farebox.errors import AccountUnknown, InputInvalid
+from farebox.terminal import OUT, moment, print_json, print_rows
+
+__all__ = ["EVENTS_SHOWN_MAX", "usage"]
+
+EVENTS_SHOWN_MAX: Final = 1_000
+
+
+def usage(
+    account: Annotated[str, typer.Argument(help="An account's id, acct_…; with --events none means all.")] = "",
+    config: ConfigOption = None,
+    events: Annotated[bool, typer.Option("--events", help="The meter events on their way to Stripe instead.")] = False,
+    state: Annotated[ReportState | None, typer.Option(help="Only meter events in this state.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What an account has used in its current period, and how far that has got on its way to Stripe."""
+    if not account and not events:
+        raise InputInvalid("Name an account; `farebox customers` lists them. Or ask for --events of all accounts.")
+    with ledger(config) as (settings, store, clock, _entropy):
+        found = store.account(account) if account else None
+        if account and found is None:
+            raise AccountUnknown(f"There is no account {account!r}. `farebox customers` lists them.")
+        if events or found is None:
+            _print_events(store.meter_events(account or None, state=state, limit=EVENTS_SHOWN_MAX), as_json=as_json)
+            return
+        report = usage_report(store, clock, found, settings.past_due_grace_seconds)
+        summary = store.report_summary(account)
+    if as_json:
+        meters = [
+            {**asdict(m), "unit_amount": str(m.unit_amount) if m.unit_amount is not None else None}
+            for m in report.meters
+        ]
+        print_json(
+            {
+                "account": account,
+                "period_start": report.period.start,
+                "period_end": report.period.end,
+                "currency": report.currency,
+                "total": report.total,
+                "meters": meters,
+                "unsealed": summary.unsealed_quantity,
+                "reported": {state.value: summary.quantities[state] for state in ReportState},
+            }
+        )
+        return
+    rows = [
+        {"meter": m.meter, "quantity": m.quantity, "calls": m.calls, "cost": format_minor(m.amount, report.currency)}
+        for m in report.meters
+    ]
+    OUT.print(f"{moment(report.period.start)} to {moment(report.period.end)}", style="dim")
+    print_rows(rows, as_json=False, empty="Nothing used yet.")
+    delivered = summary.quantities[ReportState.DELIVERED]
+    OUT.print(f"{delivered} units are at Stripe, {summary.unsealed_quantity} are not sealed yet.", style="dim")
+
+
+def _print_events(events: Sequence[MeterEvent], *, as_json: bool) -> None:
+    rows: list[dict[str, Any]] = [asdict(event) for event in events]
+    shown = ("identifier", "account_id", "meter", "value", "state", "attempts", "reason")
+    print_rows(
+        rows if as_json else [{name: row[name] for name in shown} for row in rows],
+        as_json=as_json,
+        empty="There are no such meter events.",
+    )
+    say_if_cut(rows, EVENTS_SHOWN_MAX)

@@ -1,0 +1,38 @@
+"""The four ports of the house: Store, Provider, Clock, Entropy. Protocols and the few values that only they speak of.
+
+All calls are synchronous and thread-safe; the edge and the loops put them on threads. Times are Unix seconds, UTC.
+"""
+
+from farebox.ports.accounts import AccountStore
+from farebox.ports.provider import (
+    CheckoutSession,
+    Endpoint,
+    Invoice,
+    PortalState,
+    Provider,
+    ProviderAccount,
+    StoredMeter,
+    StoredPrice,
+)
+from farebox.ports.reports import ReportStore, ReportSummary
+from farebox.ports.store import Changes, Ledger, Store
+from farebox.ports.system import Clock, Entropy
+
+__all__ = [
+    "AccountStore",
+    "Changes",
+    "CheckoutSession",
+    "Clock",
+    "Endpoint",
+    "Entropy",
+    "Invoice",
+    "Ledger",
+    "PortalState",
+    "Provider",
+    "ProviderAccount",
+    "ReportStore",
+    "ReportSummary",
+    "Store",
+    "StoredMeter",
+    "StoredPrice",
+]

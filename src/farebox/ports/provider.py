@@ -1,0 +1,165 @@
+"""The payment provider as a port, and the values that it speaks of. Amounts are in minor units."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol
+
+from farebox.domain.accounts import Account, Subscription
+from farebox.domain.catalog import Meter, Plan, Price
+from farebox.domain.inbox import InboxEvent
+from farebox.domain.reports import MeterEvent, Outcome
+
+__all__ = [
+    "CheckoutSession",
+    "Endpoint",
+    "Invoice",
+    "PortalState",
+    "Provider",
+    "ProviderAccount",
+    "StoredMeter",
+    "StoredPrice",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderAccount:
+    id: str
+    livemode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMeter:
+    """A meter as the provider has it. The keys name where it looks in an event for the customer and the value."""
+
+    id: str
+    event_name: str
+    display_name: str
+    formula: str
+    active: bool
+    customer_key: str = "stripe_customer_id"
+    value_key: str = "value"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrice:
+    """A price as the provider has it, found by lookup key. `unit_amount` in minor units."""
+
+    id: str
+    lookup_key: str
+    product_id: str
+    product_name: str
+    currency: str
+    interval: str
+    unit_amount: Decimal
+    meter_id: str | None
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckoutSession:
+    """`status`: open, complete, expired. `payment_status`: paid, unpaid, no_payment_required."""
+
+    id: str
+    url: str
+    status: str
+    payment_status: str
+    customer_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    """An invoice or its preview. Amounts in minor units."""
+
+    id: str | None
+    currency: str
+    status: str
+    total: int
+    amount_due: int
+    period_start: int
+    period_end: int
+    lines: tuple[tuple[str, int, int], ...]  # description, quantity, amount
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A webhook endpoint. `secret` is known only to the answer that created it."""
+
+    id: str
+    url: str
+    enabled_events: tuple[str, ...]
+    active: bool
+    api_version: str
+    secret: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PortalState:
+    """The portal configuration that Farebox made, and what it allows."""
+
+    id: str
+    cancel_mode: str | None  # None: cancelling is off
+    price_switch: bool
+
+
+class Provider(Protocol):
+    """The payment provider. Raises a ProviderError; only `send_meter_event` turns every answer into an Outcome."""
+
+    def account(self) -> ProviderAccount: ...
+
+    # catalog
+    def meters(self) -> list[StoredMeter]: ...
+    def create_meter(self, meter: Meter) -> StoredMeter: ...
+    def rename_meter(self, meter_id: str, title: str) -> None: ...
+    def reactivate_meter(self, meter_id: str) -> None: ...
+    def prices(self, lookup_keys: Sequence[str]) -> list[StoredPrice]: ...
+    def product_of_plan(self, plan: str) -> tuple[str, str] | None:
+        """Id and name of the product that was made for the plan."""
+        ...
+
+    def create_product(self, plan: Plan) -> str: ...
+    def rename_product(self, product_id: str, title: str) -> None: ...
+    def create_price(self, price: Price, plan: Plan, *, product_id: str, meter_id: str) -> StoredPrice:
+        """Create the price and move its lookup key to it."""
+        ...
+
+    def endpoints(self) -> list[Endpoint]: ...
+    def create_endpoint(self, url: str) -> Endpoint: ...
+    def portal(self) -> PortalState | None: ...
+    def ensure_portal(self) -> PortalState:
+        """Have a portal configuration that cancels at the period's end only and switches no prices (L12)."""
+        ...
+
+    # buyers
+    def create_customer(self, account: Account) -> str: ...
+    def create_checkout(
+        self, account: Account, plan: Plan, price_ids: Sequence[str], *, success_url: str, cancel_url: str
+    ) -> CheckoutSession: ...
+    def checkout(self, session_id: str) -> CheckoutSession | None: ...
+    def expire_checkout(self, session_id: str) -> None:
+        """Close an open session; nothing when it is closed already."""
+        ...
+
+    def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
+        """All of the customer's subscriptions that Farebox sells, whatever their status. `status_since_at` is 0."""
+        ...
+
+    def preview_invoice(self, subscription_id: str) -> Invoice:
+        """NotFound when the subscription has ended and no invoice is to come."""
+        ...
+
+    def invoices(self, customer_id: str, *, limit: int) -> list[Invoice]: ...
+    def create_portal_session(self, customer_id: str, *, return_url: str) -> str: ...
+    def cancel_subscription(self, subscription_id: str, *, at_period_end: bool) -> None: ...
+
+    # usage
+    def send_meter_event(self, event: MeterEvent) -> Outcome: ...
+    def summary(self, meter_id: str, customer_id: str, start: int, end: int) -> int:
+        """What the provider counted in [start, end), both on whole minutes."""
+        ...
+
+    # webhooks
+    def verify_webhook(self, body: bytes, signature: str, *, now: int) -> InboxEvent:
+        """Check the signature over the raw body, both sides of the time window, any v1 and any configured secret.
+        SignatureInvalid otherwise."""
+        ...

@@ -1,0 +1,58 @@
+"""The part of the Store that takes usage to Stripe: sealed, leased, settled."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from farebox.domain.reports import MeterEvent, Outcome, ReportState, Unsealed
+
+__all__ = ["ReportStore", "ReportSummary"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSummary:
+    """The way to Stripe at a glance: quantities and counts of meter events by state, and what is not sealed yet."""
+
+    unsealed_quantity: int
+    quantities: dict[ReportState, int]
+    counts: dict[ReportState, int]
+    oldest_open_at: int | None
+
+
+class ReportStore(Protocol):
+    """Meter events and their states. Raises StoreUnavailable when the outcome is unknown, else StoreError."""
+
+    def seal(
+        self, plan: Callable[[Unsealed], MeterEvent | None], *, now: int, before: int | None = None, hard: bool = False
+    ) -> list[MeterEvent]:
+        """L5: read every unsealed bucket in one statement and insert what `plan` makes of each, in one transaction.
+        Buckets starting at or after `before` wait; an account and meter sealed within the last minute waits unless
+        `hard`.
+        """
+        ...
+
+    def take_meter_events(self, holder: str, *, now: int, lease_seconds: int, limit: int) -> list[MeterEvent]:
+        """Move due events to sending under a lease: at most one per customer and meter, and none for a customer and
+        meter or a cell that has one in flight. An event whose lease ran out comes again, counted as an unknown
+        attempt.
+        """
+        ...
+
+    def settle_meter_event(
+        self,
+        holder: str,
+        event: MeterEvent,
+        outcome: Outcome,
+        *,
+        state: ReportState,
+        now: int,
+        next_attempt_at: int = 0,
+        idempotency_key: str = "",
+    ) -> bool:
+        """Write what came of an attempt if `holder` still has the lease; False otherwise (nothing is written)."""
+        ...
+
+    def meter_events(
+        self, account_id: str | None = None, *, state: ReportState | None = None, limit: int = 100
+    ) -> list[MeterEvent]: ...
+    def report_summary(self, account_id: str | None = None) -> ReportSummary: ...

@@ -1,0 +1,75 @@
+"""The ledger as a port: who it is, its change feed, and usage. Every method is synchronous, thread-safe and one
+transaction; the edge and the loops put calls on threads."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from farebox.domain.usage import Batch, UsageLine
+from farebox.ports.accounts import AccountStore
+from farebox.ports.reports import ReportStore
+
+__all__ = ["Changes", "Ledger", "Store"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Who this database is.
+
+    `provider_account` and `livemode` are bound at the first start and checked at each later one.
+    """
+
+    id: str
+    created_at: int
+    provider_account: str | None
+    livemode: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What the change feed says after a position (L13). Another `epoch` or `complete=False` drops every cached fact."""
+
+    epoch: str
+    head: int
+    account_ids: tuple[str, ...]
+    complete: bool
+
+
+class Store(AccountStore, ReportStore, Protocol):
+    """The ledger.
+
+    Every method is one transaction. Raises StoreUnavailable when the outcome is unknown, else StoreError.
+    """
+
+    def open(self, *, migrate: bool = True) -> None:
+        """Create or check the schema. StoreUnusable for a foreign, corrupted, newer or unwritable database."""
+        ...
+
+    def close(self) -> None: ...
+    def ping(self) -> None: ...
+    def ledger(self) -> Ledger: ...
+    def bind_ledger(self, provider_account: str, livemode: bool) -> Ledger:
+        """Bind an unbound ledger; StoreUnusable when it is bound to another account or mode."""
+        ...
+
+    def changes(self, epoch: str, after: int) -> Changes: ...
+
+    # usage
+    def commit_batch(self, batch: Batch) -> None:
+        """L1 and L2. Number 1 registers the writer. WriterFenced when the number is not the writer's next, unless it
+        landed already with this nonce (then it returns). RecordConflict when a record_id is known with another
+        quantity; a record_id known with the same values adds nothing.
+        """
+        ...
+
+    def batch_landed(self, batch: Batch) -> bool:
+        """After an unknown outcome: commit an empty batch of the same number and nonce-less; True when the batch had
+        landed, False when it had not and never can. WriterFenced for anything else. The number is used up either way.
+        """
+        ...
+
+    def close_writer(self, writer: str) -> None: ...
+    def usage(self, account_id: str, start: int, end: int, *, by_operation: bool = False) -> list[UsageLine]:
+        """Usage of the buckets in [start, end) summed by meter, or by meter, operation and key."""
+        ...
+
+    def key_used(self, key_id: str) -> bool: ...

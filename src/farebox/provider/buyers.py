@@ -1,0 +1,94 @@
+"""Who buys, at Stripe: customers, checkouts, subscriptions and invoices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import stripe
+
+from farebox.domain.accounts import Account, Subscription
+from farebox.domain.catalog import Plan
+from farebox.errors import NotFound, ProviderRejected
+from farebox.ports import CheckoutSession, Invoice
+from farebox.provider import translate
+from farebox.provider.calls import StripeCalls, all_of, asking
+
+__all__ = ["BuyerCalls"]
+
+
+class BuyerCalls(StripeCalls):
+    """The part of the Provider that sells, and follows what was sold."""
+
+    def create_customer(self, account: Account) -> str:
+        params: dict[str, Any] = {"metadata": {translate.ACCOUNT: account.id}}
+        if account.email:
+            params["email"] = account.email
+        with asking("create_customer"):
+            options = {"idempotency_key": f"farebox-customer-{account.id}"}
+            return str(self._api.customers.create(params=params, options=options).id)
+
+    def create_checkout(
+        self, account: Account, plan: Plan, price_ids: Sequence[str], *, success_url: str, cancel_url: str
+    ) -> CheckoutSession:
+        ours = {translate.ACCOUNT: account.id, translate.PLAN: plan.name}
+        params = {
+            "mode": "subscription",
+            "customer": account.customer_id,
+            "client_reference_id": account.id,
+            "line_items": [{"price": price_id} for price_id in price_ids],
+            "success_url": success_url,
+            "cancel_url": cancel_url,
+            "metadata": ours,
+            "subscription_data": {"metadata": ours, "billing_mode": {"type": "flexible"}},
+        }
+        with asking("create_checkout"):
+            return translate.checkout_of(self._api.checkout.sessions.create(params=params).to_dict())
+
+    def checkout(self, session_id: str) -> CheckoutSession | None:
+        with asking("checkout"):
+            try:
+                return translate.checkout_of(self._api.checkout.sessions.retrieve(session_id).to_dict())
+            except stripe.InvalidRequestError as error:
+                if error.http_status == 404:
+                    return None
+                raise
+
+    def expire_checkout(self, session_id: str) -> None:
+        try:
+            with asking("expire_checkout"):
+                self._api.checkout.sessions.expire(session_id)
+        except ProviderRejected:
+            # Already complete or expired: what it is now decides, not what we wished.
+            return
+
+    def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
+        params = {"customer": customer_id, "status": "all", "limit": 100}
+        with asking("subscriptions"):
+            found = list(all_of(self._api.subscriptions.list(params=params)))
+            for one in found:
+                if one["items"].get("has_more"):  # Stripe shows the first few of a list within another
+                    listed = self._api.subscription_items.list(params={"subscription": one["id"], "limit": 100})
+                    one["items"]["data"] = list(all_of(listed))
+        ours = (translate.subscription_of(one) for one in found)
+        return tuple(s for s in ours if s is not None)
+
+    def preview_invoice(self, subscription_id: str) -> Invoice:
+        with asking("preview_invoice"):
+            try:
+                made = self._api.invoices.create_preview(params={"subscription": subscription_id})
+            except stripe.InvalidRequestError as error:
+                if error.code == "invoice_upcoming_none":
+                    raise NotFound("There is no upcoming invoice: the subscription has ended.") from error
+                raise
+            return translate.invoice_of(made.to_dict())
+
+    def invoices(self, customer_id: str, *, limit: int) -> list[Invoice]:
+        with asking("invoices"):
+            page = self._api.invoices.list(params={"customer": customer_id, "limit": limit})
+            return [translate.invoice_of(invoice.to_dict()) for invoice in page.data]
+
+    def cancel_subscription(self, subscription_id: str, *, at_period_end: bool) -> None:
+        with asking("cancel_subscription"):
+            if at_period_end:
+                self._api.subscriptions.update(subscription_id, params={"cancel_at_period_end": True})
+            else:
+                self._api.subscriptions.cancel(subscription_id, params={"invoice_now": True})

@@ -1,0 +1,128 @@
+"""What is sold, at Stripe: meters, products, prices, the webhook endpoint and the portal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import stripe
+
+from farebox.domain.catalog import Meter, Plan, Price
+from farebox.domain.inbox import HANDLED_EVENT_TYPES
+from farebox.ports import Endpoint, PortalState, StoredMeter, StoredPrice
+from farebox.provider import translate
+from farebox.provider.calls import StripeCalls, all_of, asking
+
+__all__ = ["CatalogCalls"]
+
+
+class CatalogCalls(StripeCalls):
+    """The part of the Provider that `farebox push` speaks to."""
+
+    def meters(self) -> list[StoredMeter]:
+        with asking("meters"):
+            return [translate.meter_of(m) for m in all_of(self._api.billing.meters.list(params={"limit": 100}))]
+
+    def create_meter(self, meter: Meter) -> StoredMeter:
+        params = {
+            "display_name": meter.title,
+            "event_name": meter.event_name,
+            "default_aggregation": {"formula": "sum"},
+            "customer_mapping": {"event_payload_key": "stripe_customer_id", "type": "by_id"},
+            "value_settings": {"event_payload_key": "value"},
+        }
+        with asking("create_meter"):
+            return translate.meter_of(self._api.billing.meters.create(params=params).to_dict())
+
+    def rename_meter(self, meter_id: str, title: str) -> None:
+        with asking("rename_meter"):
+            self._api.billing.meters.update(meter_id, params={"display_name": title})
+
+    def reactivate_meter(self, meter_id: str) -> None:
+        with asking("reactivate_meter"):
+            self._api.billing.meters.reactivate(meter_id)
+
+    def prices(self, lookup_keys: Sequence[str]) -> list[StoredPrice]:
+        found: list[StoredPrice] = []
+        with asking("prices"):
+            for start in range(0, len(lookup_keys), 10):  # Stripe takes ten lookup keys at once
+                params = {
+                    "lookup_keys": list(lookup_keys[start : start + 10]),
+                    "limit": 100,
+                    "expand": ["data.product"],
+                }
+                found += [translate.price_of(p) for p in all_of(self._api.prices.list(params=params))]
+        return found
+
+    def product_of_plan(self, plan: str) -> tuple[str, str] | None:
+        with asking("products"):
+            for product in all_of(self._api.products.list(params={"limit": 100, "active": True})):
+                if (product["metadata"] or {}).get(translate.PLAN) == plan:
+                    return product["id"], product["name"]
+        return None
+
+    def create_product(self, plan: Plan) -> str:
+        with asking("create_product"):
+            made = self._api.products.create(params={"name": plan.title, "metadata": {translate.PLAN: plan.name}})
+            return str(made.id)
+
+    def rename_product(self, product_id: str, title: str) -> None:
+        with asking("rename_product"):
+            self._api.products.update(product_id, params={"name": title})
+
+    def create_price(self, price: Price, plan: Plan, *, product_id: str, meter_id: str) -> StoredPrice:
+        params = {
+            "currency": price.currency,
+            "product": product_id,
+            "unit_amount_decimal": f"{price.unit_amount:f}",
+            "recurring": {"interval": plan.interval, "usage_type": "metered", "meter": meter_id},
+            "lookup_key": price.lookup_key,
+            "transfer_lookup_key": True,
+            "metadata": {translate.PLAN: plan.name, translate.METER: price.meter},
+            "expand": ["product"],
+        }
+        with asking("create_price"):
+            return translate.price_of(self._api.prices.create(params=params).to_dict())
+
+    def endpoints(self) -> list[Endpoint]:
+        with asking("endpoints"):
+            return [translate.endpoint_of(e) for e in all_of(self._api.webhook_endpoints.list(params={"limit": 100}))]
+
+    def create_endpoint(self, url: str) -> Endpoint:
+        params = {
+            "url": url,
+            "enabled_events": list(HANDLED_EVENT_TYPES),
+            "api_version": stripe.api_version,
+            "description": "Farebox",
+        }
+        with asking("create_endpoint"):
+            return translate.endpoint_of(self._api.webhook_endpoints.create(params=params).to_dict())
+
+    def portal(self) -> PortalState | None:
+        with asking("portal"):
+            listed = self._api.billing_portal.configurations.list(params={"limit": 100, "active": True})
+            for found in all_of(listed):
+                if (found["metadata"] or {}).get(translate.PORTAL):
+                    return translate.portal_of(found)
+        return None
+
+    def ensure_portal(self) -> PortalState:
+        before = self.portal()
+        if before is not None and before.cancel_mode == "at_period_end" and not before.price_switch:
+            return before
+        features = {
+            "customer_update": {"enabled": True, "allowed_updates": ["email", "address", "tax_id"]},
+            "invoice_history": {"enabled": True},
+            "payment_method_update": {"enabled": True},
+            "subscription_cancel": {"enabled": True, "mode": "at_period_end", "proration_behavior": "none"},
+            "subscription_update": {"enabled": False},
+        }
+        params: dict[str, Any] = {"features": features, "metadata": {translate.PORTAL: "1"}}
+        with asking("ensure_portal"):
+            configurations = self._api.billing_portal.configurations
+            made = configurations.update(before.id, params=params) if before else configurations.create(params=params)
+            return translate.portal_of(made.to_dict())
+
+    def create_portal_session(self, customer_id: str, *, return_url: str) -> str:
+        configuration = self.ensure_portal().id
+        params = {"customer": customer_id, "return_url": return_url, "configuration": configuration}
+        with asking("create_portal_session"):
+            return str(self._api.billing_portal.sessions.create(params=params).url)
