@@ -49,6 +49,7 @@ def new_pool(*, direct: bool) -> httpx.Client:
 
 def transport_over(pool: httpx.Client) -> Transport:
     """Requests over the pool. No answer is an APIConnectionError: nobody knows what became of it."""
+
     def send(method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[bytes, int, Mapping[str, str]]:
         try:
             answer = pool.request(method, url, headers=headers, content=body)

@@ -19,15 +19,22 @@ __all__ = [
     "IS_DIRTY",
     "IS_OPEN",
     "accounts",
+    "adjustments",
     "api_keys",
+    "audit",
     "checkouts",
+    "differences",
     "events",
     "feed",
     "feed_head",
     "inbox",
+    "late_items",
+    "leases",
     "ledger",
     "metadata",
     "meter_events",
+    "periods",
+    "processes",
     "recorded",
     "subscriptions",
     "usage",
@@ -116,6 +123,7 @@ accounts = Table(
     Column("customer_id", String(128), unique=True),
     Column("fence", BigInteger, nullable=False, server_default="0"),
     Column("applied_fence", BigInteger, nullable=False, server_default="0"),
+    Column("held_until", BigInteger),  # paid calls wait until then: usage is being settled (L12)
 )
 
 api_keys = Table(
@@ -215,12 +223,103 @@ meter_events = Table(
     Column("reason", Text, nullable=False),
     Column("holder", String(64), nullable=False),
     Column("lease_end", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False, server_default="usage"),  # usage, adjustment, restored
+    Column("transport", String(16), nullable=False, server_default=""),  # chosen at the first attempt, then kept (L8)
+    Column("zero_read_at", BigInteger),  # when a doubtful event's cell was first read as zero (L9)
     UniqueConstraint("account_id", "meter", "bucket_start", "sequence"),
 )
 Index("meter_events_created", meter_events.c.created_at)
 Index("meter_events_cell", meter_events.c.customer_id, meter_events.c.timestamp)
 _open = meter_events.c.state.in_(("pending", "sending"))
 Index("meter_events_open", meter_events.c.next_attempt_at, sqlite_where=_open, postgresql_where=_open)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("lease_end", BigInteger, nullable=False),
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("acknowledged", BigInteger, nullable=False),  # the feed's position up to which its calls are committed
+)
+
+periods = Table(
+    "periods",
+    metadata,
+    Column("account_id", ForeignKey("accounts.id"), primary_key=True),
+    Column("subscription_id", String(128), primary_key=True),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    Column("end", BigInteger, nullable=False),
+    Column("items", Text, nullable=False),  # JSON: meters, prices and amounts as they were in the period
+    Column("invoice_id", String(128)),
+    Column("finalized_at", BigInteger),
+)
+Index("periods_end", periods.c.end)
+
+adjustments = Table(
+    "adjustments",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("meter", String(64), nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+    Column("quantity", BigInteger, nullable=False),  # signed
+    Column("reason", Text, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("identifier", String(100)),  # of its own meter event
+)
+Index("adjustments_account", adjustments.c.account_id, adjustments.c.meter, adjustments.c.used_at)
+
+late_items = Table(
+    "late_items",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("meter", String(64), nullable=False),
+    Column("period_start", BigInteger, nullable=False),
+    Column("period_end", BigInteger, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("currency", String(8), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("invoice_item_id", String(128)),
+)
+Index("late_items_account", late_items.c.account_id, late_items.c.meter, late_items.c.period_start)
+
+differences = Table(
+    "differences",
+    metadata,
+    Column("account_id", ForeignKey("accounts.id"), primary_key=True),
+    Column("meter", String(64), primary_key=True),
+    Column("period_start", BigInteger, primary_key=True, autoincrement=False),
+    Column("since_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", String(128), nullable=False),
+    Column("detail", Text, nullable=False),  # JSON
+)
+Index("audit_at", audit.c.at)
 
 # Conditions as the partial indexes have them, word by word: a bound value or `= 1` would not let a database use them.
 IS_DIRTY = text("usage.dirty")
