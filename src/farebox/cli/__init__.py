@@ -11,7 +11,7 @@ from farebox.cli.catalog import init, push
 from farebox.cli.customers import customers
 from farebox.cli.keys import keys_app
 from farebox.cli.operate import doctor, migrate, serve
-from farebox.cli.usage import usage
+from farebox.cli.usage import usage_app
 from farebox.demo import run_demo
 from farebox.errors import FareboxError
 from farebox.logs import log_through_logging
@@ -60,6 +60,7 @@ def demo(
     run_demo(folder, port=port, sandbox_port=sandbox_port, smoke=smoke)
 
 
-for command in (init, push, serve, sandbox, migrate, doctor, customers, usage):
+for command in (init, push, serve, sandbox, migrate, doctor, customers):
     app.command()(command)
 app.add_typer(keys_app, name="keys")
+app.add_typer(usage_app, name="usage")

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from farebox.billing.invoices import usage_report
 from farebox.cli.context import ConfigOption, JsonOption, ledger, say_if_cut
@@ -13,12 +14,25 @@ from farebox.domain.reports import MeterEvent, ReportState
 from farebox.errors import AccountUnknown, InputInvalid
 from farebox.terminal import OUT, moment, print_json, print_rows
 
-__all__ = ["EVENTS_SHOWN_MAX", "usage"]
+__all__ = ["EVENTS_SHOWN_MAX", "ShowUnlessNamed", "usage_app"]
 
 EVENTS_SHOWN_MAX: Final = 1_000
 
 
-def usage(
+class ShowUnlessNamed(TyperGroup):
+    """`farebox usage ACCOUNT` is `farebox usage show ACCOUNT`: no account bears a command's name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+usage_app = typer.Typer(cls=ShowUnlessNamed, help="What was used, and its way to Stripe. ACCOUNT alone shows it.")
+
+
+@usage_app.command()
+def show(
     account: Annotated[str, typer.Argument(help="An account's id, acct_…; with --events none means all.")] = "",
     config: ConfigOption = None,
     events: Annotated[bool, typer.Option("--events", help="The meter events on their way to Stripe instead.")] = False,
