@@ -24,7 +24,7 @@ from farebox.sandbox.inflight import InFlight, key_in_use, lock_timeout
 from farebox.sandbox.listeners import Listeners
 from farebox.sandbox.params import Field, array, check, integer, text
 from farebox.sandbox.paths import compiled, is_stripes
-from farebox.sandbox.ratelimits import Limits
+from farebox.sandbox.ratelimits import Limits, refused_for
 from farebox.sandbox.rehearsal import rehearsed
 from farebox.sandbox.requestlog import remember
 from farebox.sandbox.shelf import Watch
@@ -46,6 +46,7 @@ PAGE_ITEMS_MAX: Final = 100
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 255
 _METER_EVENTS: Final = ("/v1/billing/meter_events", "/v2/billing/meter_events")
 _CLOCKS: Final = "/v1/test_helpers/test_clocks"
+_PUSHED: Final = "stripe-request-trigger"  # the SDK fetches what an event notification is about
 _BY_HAND: Final = ("curl/", "HTTPie/", "Wget/", "Mozilla/")  # who reads the answer as it comes
 _EXPAND: Final = {"expand": array(text(), 20)}
 _PAGING: Final = {"limit": integer(1, PAGE_ITEMS_MAX), "starting_after": text(), "ending_before": text()}
@@ -197,6 +198,8 @@ class SandboxCore:
             state = self._account(sent, path)
             route, ids = self._route(method, path)
             given = {**decode(query.encode()), **(body_of(body) if is_v2(path) else decode(body))}
+            if method == "GET" and _PUSHED in sent:
+                given.pop("usage", None)  # a note of the SDK's to itself, which its asynchronous calls send along
             key = sent.get("idempotency-key")
             for_people, print_ = sent.get("user-agent", "").startswith(_BY_HAND), _fingerprint(path, body)
             answer = self._answer(_Request(state, route, path, ids, given, request_id, key, print_, for_people))
@@ -249,7 +252,7 @@ class SandboxCore:
             if saved is not None:
                 answer = saved
             elif fault is not None and fault.status is not None:
-                answer = self._trouble(request, fault.status)
+                answer = self._trouble(request, fault.status, fault.reason)
             else:
                 answer = self._dispatch(request)
             if fault is not None and fault.reset == "after":
@@ -283,15 +286,16 @@ class SandboxCore:
             _, key = request.one_key
             request.state.save_answer(key, (request.fingerprint, status, body), self.clock.now_at())
 
-    def _trouble(self, request: _Request, status: int) -> Answer:
+    def _trouble(self, request: _Request, status: int, reason: str | None) -> Answer:
         """What a fault answers instead of the work."""
-        kind, code = ("invalid_request_error", "rate_limit") if status == 429 else ("api_error", None)
-        error = StripeError(status, kind, f"The local Stripe was asked to answer {status} here.", code=code)
+        said = f"The local Stripe was asked to answer {status} here."
+        limited = status == 429
+        error = refused_for(said, request.path, reason) if limited else StripeError(status, "api_error", said)
         content = json.dumps(error_of(request.path, error)).encode()
         if status >= 500:
             with self.lock:
                 self._save(request, status, content)
-        return Answer(status, {}, content)
+        return Answer(status, error.headers, content)
 
     def _dispatch(self, request: _Request) -> Answer:
         """Check the parameters, then do the work. Only what the work answers is saved under the idempotency key."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from farebox.sandbox.ids import Ids
+from farebox.sandbox.ratelimits import RATE_LIMIT_REASONS
 
 __all__ = ["LATENCY_MILLISECONDS_MAX", "Fault", "Faults", "Reset"]
 
@@ -29,6 +30,7 @@ class Fault:
     reset: str | None = None  # "before" or "after" the effect
     count: int | None = 1
     rate_millionths: int = _MILLION
+    reason: str | None = None  # of a 429, one of RATE_LIMIT_REASONS. None: what the path's own limit would say
 
 
 class Faults:
@@ -54,6 +56,8 @@ class Faults:
             raise ValueError(f"latency_ms is at most {LATENCY_MILLISECONDS_MAX}, rate_millionths at most {_MILLION}")
         if not 400 <= status <= 599 or count < 1:
             raise ValueError("status is from 400 to 599, count at least 1 or null")
+        if fault.reason is not None and (fault.status != 429 or fault.reason not in RATE_LIMIT_REASONS):
+            raise ValueError(f"reason is that of a 429: {', '.join(RATE_LIMIT_REASONS)}")
         if not isinstance(fault.method, str) or not isinstance(fault.path, str):
             raise ValueError("method and path are strings")
         with self._lock:

@@ -15,14 +15,23 @@ __all__ = [
     "LIVE_REQUESTS_PER_SECOND_MAX",
     "MODES",
     "PER_SECOND_MAX",
+    "RATE_LIMIT_REASONS",
     "TEST_REQUESTS_PER_SECOND_MAX",
     "Limits",
+    "refused_for",
 ]
 
 LIVE_REQUESTS_PER_SECOND_MAX: Final = 100  # to read, and as many to write
 LIVE_METER_EVENTS_PER_SECOND_MAX: Final = 1_000
 TEST_REQUESTS_PER_SECOND_MAX: Final = 25  # to read, to write, and of meter events
 PER_SECOND_MAX: Final = 1_000_000
+RATE_LIMIT_REASONS: Final = (
+    "endpoint-concurrency",
+    "endpoint-rate",
+    "global-concurrency",
+    "global-rate",
+    "resource-specific",
+)
 IN_FLIGHT_MILLISECONDS_MAX: Final = 60_000
 _READ, _WRITE, _USAGE, _IN_FLIGHT = (
     "read_per_second",
@@ -92,15 +101,14 @@ class Limits:
             self._buckets[account_id, kind] = (held - _COST if enough else held, now_ms)
             self.refused += not enough
         if not enough:
-            raise _refusal(rate, "endpoint-rate" if kind == _USAGE else "global-rate")
+            fewer = "Send fewer at once, and try again with growing pauses."
+            raise refused_for(f"Request rate limit exceeded: {rate} a second. {fewer}", path)
 
 
-def _refusal(rate: int, reason: str) -> StripeError:
-    error = StripeError(
-        429,
-        "invalid_request_error",
-        f"Request rate limit exceeded: {rate} a second. Send fewer at once, and try again with growing pauses.",
-        code="rate_limit",
-    )
-    error.headers["Stripe-Rate-Limited-Reason"] = reason
+def refused_for(message: str, path: str, reason: str | None = None) -> StripeError:
+    """The 429 of a limit, with the header that names the limit: by itself the one that this path meets first."""
+    code = "lock_timeout" if reason == "resource-specific" else "rate_limit"
+    error = StripeError(429, "invalid_request_error", message, code=code)
+    by_path = "endpoint-rate" if path in _METER_EVENTS else "global-rate"
+    error.headers["Stripe-Rate-Limited-Reason"] = reason or by_path
     return error

@@ -305,6 +305,24 @@ def test_faults(client: TestClient, seller: Seller) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "path", "code", "reason"),
+    [
+        ({}, "/v1/customers", "rate_limit", "global-rate"),
+        ({}, "/v1/billing/meter_events", "rate_limit", "endpoint-rate"),
+        ({"reason": "global-concurrency"}, "/v1/customers", "rate_limit", "global-concurrency"),
+        ({"reason": "resource-specific"}, "/v1/billing/meter_events", "lock_timeout", "resource-specific"),
+    ],
+)
+def test_a_429_gives_its_reason(client: TestClient, asked: dict[str, Any], path: str, code: str, reason: str) -> None:
+    """A 429 on demand says in its header which limit was met, as a real one does: the path's own, or the one asked for
+    (F04)."""
+    client.post("/_sandbox/faults", json={"status": 429, **asked})
+    refused = client.post(path, headers=AUTH)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, code)
+    assert refused.headers["Stripe-Rate-Limited-Reason"] == reason
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"colour": "red"},
@@ -319,6 +337,8 @@ def test_faults(client: TestClient, seller: Seller) -> None:
         {"count": 0},
         {"count": -1},
         {"path": 1},
+        {"reason": "global-rate"},
+        {"status": 429, "reason": "because"},
     ],
 )
 def test_faults_that_are_refused(client: TestClient, wrong: dict[str, Any]) -> None:
