@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from farebox.sandbox.core import Context
-from farebox.sandbox.markup import amount, counted, gist, heading, json_markup, lasting, money, price_markup
+from farebox.sandbox.markup import amount, counted, gist, heading, json_markup, lasting, made_at, money, price_markup
 from farebox.sandbox.movement import Movement
 from farebox.sandbox.periods import moment
 from farebox.sandbox.sandbox import Sandbox
@@ -46,6 +46,7 @@ class Frame:
             money=money,
             moment=moment,
             brief=lambda at: moment(at).removesuffix(" UTC"),
+            made_at=made_at,
             day=lambda at: moment(at)[:11],
             amount=amount,
             counted=counted,

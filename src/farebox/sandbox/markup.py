@@ -10,8 +10,9 @@ from markupsafe import Markup, escape
 from farebox.sandbox.decimals import EXACT, encode, plain
 from farebox.sandbox.periods import moment
 from farebox.sandbox.state import StripeObject
+from farebox.sandbox.v2 import moment_of
 
-__all__ = ["amount", "counted", "gist", "heading", "json_markup", "lasting", "money", "price_markup"]
+__all__ = ["amount", "counted", "gist", "heading", "json_markup", "lasting", "made_at", "money", "price_markup"]
 
 _INDENT: Final = "  "
 _TIMES: Final = ("created", "updated", "start", "end", "timestamp", "billing_cycle_anchor", "frozen_time", "due_date")
@@ -56,6 +57,12 @@ def lasting(seconds: int) -> str:
         if count:
             parts.append(f"{count:,} {unit}{'s' if count > 1 else ''}")
     return " and ".join(parts[:2]) or "0 seconds"
+
+
+def made_at(thing: StripeObject, by: str = "created") -> int:
+    """When it was made, in Unix seconds: 0 if it does not say. What is of /v2 says it in words."""
+    at = thing.get(by) or 0
+    return moment_of(at) if isinstance(at, str) else int(at)
 
 
 def amount(minor: int | Decimal, currency: str) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "error_of",
     "is_v2",
     "moment",
+    "moment_of",
     "moment_text",
     "page_v2",
     "refused",
@@ -106,6 +107,11 @@ def moment() -> Field:
             raise invalid(message, param=path, code="invalid_timestamp") from None
 
     return Field(convert)
+
+
+def moment_of(text: str) -> int:
+    """The Unix seconds of what `moment_text` wrote."""
+    return int(datetime.fromisoformat(text).timestamp())
 
 
 def moment_text(at: int) -> str:

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from farebox.sandbox.decimals import encode
 from farebox.sandbox.frame import Frame, see_other
-from farebox.sandbox.markup import heading
+from farebox.sandbox.markup import heading, made_at
 from farebox.sandbox.movement import MOVE_SECONDS_MAX
 from farebox.sandbox.requestlog import parameters
 from farebox.sandbox.state import State, StripeObject, visible
@@ -67,6 +67,7 @@ class _Viewer:
                 moving=movement.moving,
                 next_period_at=sandbox.next_draft_at(now + MOVE_SECONDS_MAX),
                 states=[_overview(state) for state in states],
+                test_clocks=_newest(_all(states, "test_helpers.test_clock", _GLIMPSE), "created"),
                 requests=_newest(((state, entry) for state in states for entry in state.requests[-_GLIMPSE:]), "at"),
                 events=_newest(_all(states, "event", _GLIMPSE), "created"),
                 faults=sandbox.faults.listed() + sandbox.delivery_faults.listed(),
@@ -220,7 +221,7 @@ def _newest(
     every = [(state.account_id, thing) for state, thing in pairs]
     if by == "at":
         every.reverse()
-    return sorted(every, key=lambda pair: str(pair[1].get(by, "")), reverse=True)[:count]
+    return sorted(every, key=lambda pair: made_at(pair[1], by), reverse=True)[:count]
 
 
 def _deliveries(states: list[State]) -> list[StripeObject]:

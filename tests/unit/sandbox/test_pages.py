@@ -1,5 +1,6 @@
 """The local Stripe's pages and its log of requests, without a browser: what they show, and what they refuse."""
 
+import json
 from typing import Any
 
 import pytest
@@ -166,6 +167,29 @@ def test_accounts_are_told_apart(seller: Seller, client: TestClient) -> None:
     mine, theirs = (client.get("/objects/of/customer", params={"account": id}).text for id in (first, second))
     assert ("other@example.test" in mine, "other@example.test" in theirs) == (False, True)
     assert KEY not in client.get("/").text
+
+
+def test_both_kinds_of_event_stand_in_their_order(seller: Seller, client: TestClient) -> None:
+    """A thin event stands among the snapshots by when it came to be, and its time is told alike."""
+    seller.customer()
+    seller.move(60)
+    event = {"event_name": "calls", "payload": {"stripe_customer_id": "cus_none", "value": "1"}}
+    assert seller.ask("POST", "/v2/billing/meter_events", json.dumps(event)).status == 200
+    seller.move(60)
+    seller.post("/v1/products", name="later")
+    shown = client.get("/events").text
+    thin = "v1.billing.meter.error_report_triggered"
+    assert shown.index("product.created") < shown.index(thin) < shown.index("customer.created")
+    assert shown.index(thin) < shown.index("15 Jan 2027 08:01:00") < shown.index("customer.created")
+    assert "15 Jan 2027 08:01:00" in client.get("/objects/of/v2.core.event").text
+
+
+def test_test_clocks_are_on_the_first_page(seller: Seller, client: TestClient) -> None:
+    """Where each test clock stands is told beside the account's own time."""
+    assert "Test clocks" not in client.get("/").text
+    seller.post("/v1/test_helpers/test_clocks", frozen_time=START_AT + DAY, name="leap years")
+    shown = client.get("/").text
+    assert shown.index("leap years") < shown.index("16 Jan 2027 08:00:00")
 
 
 def test_an_invoice_has_its_page(seller: Seller, client: TestClient) -> None:
