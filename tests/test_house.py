@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.planted.planting import PATCHES, fits, parsed
 
 import farebox
 
@@ -443,3 +444,9 @@ def test_every_test_says_its_promise() -> None:
         if name.startswith("test_") and ast.get_docstring(node) is None
     ]
     assert silent == []
+
+
+def test_every_planted_bug_fits() -> None:
+    """Where the code has moved, its planted bug (tests/planted) is renewed with it and still turns its tests red."""
+    patches = [parsed(file.name, file.read_text()) for file in sorted(PATCHES.glob("*.patch"))]
+    assert [fault for patch in patches for fault in fits(patch)] == []

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["PATCHES", "ROOT", "Patch", "Unplantable", "grow", "judged", "parsed", "red_tests"]
+__all__ = ["PATCHES", "ROOT", "Patch", "Unplantable", "fits", "grow", "judged", "parsed", "red_tests"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATCHES: Final = Path(__file__).with_name("patches")
@@ -63,15 +63,26 @@ def _hunks(name: str, text: str) -> Iterator[tuple[str, str, str]]:
 
 def grow(patch: Patch, folder: Path) -> Path:
     """A copy of src with the bug in it. Its path is to stand first on the path of who tests it."""
+    faults = fits(patch)
+    if faults:
+        raise Unplantable("\n".join(faults))
     source = folder / "src"
     shutil.copytree(ROOT / "src", source)  # compiled files too: only what is patched is compiled anew
     for file, old, new in patch.hunks:
         path = source / file
-        text = path.read_text() if path.exists() else ""
-        if text.count(old) != 1:
-            raise Unplantable(f"{patch.name} fits {text.count(old)} places of {file}, not one. Renew it:\n{old}")
-        path.write_text(text.replace(old, new))
+        path.write_text(path.read_text().replace(old, new))
     return source
+
+
+def fits(patch: Patch) -> list[str]:
+    """Why the patch cannot be planted in the sources as they are; nothing when it can."""
+    faults = []
+    for file, old, _ in patch.hunks:
+        path = ROOT / "src" / file
+        places = path.read_text().count(old) if path.exists() else 0
+        if places != 1:
+            faults.append(f"{patch.name} fits {places} places of {file}, not one. Renew it:\n{old}")
+    return faults
 
 
 def red_tests(source: Path, tests: tuple[str, ...], report: Path) -> str:
