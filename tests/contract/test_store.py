@@ -28,6 +28,7 @@ from farebox.system import SystemEntropy
 
 AT: Final = 1_800_000_000  # on a whole hour
 HOUR: Final = 3600
+DAY: Final = 86_400
 EVER: Final = 1 << 40
 ITEM = SubscriptionItem("si_1", "price_1", "calls", Decimal("0.015"), "usd", Period(AT, AT + 30 * 86_400))
 SUBSCRIPTION = Subscription("sub_1", "cus_1", "payg", "active", AT, (ITEM,))
@@ -674,3 +675,31 @@ def _nobody() -> Iterator[None]:
         yield
     finally:
         os.setresuid(0, 0, 0)
+
+
+def test_periods_are_kept_when_they_are_over(store: Store) -> None:
+    """L10: a past period and its price are known after the renewal, in order of time."""
+    account = buyer(store)
+    for start in (AT, AT + 30 * DAY):
+        item = replace(ITEM, period=Period(start, start + 30 * DAY), unit_amount=Decimal(start % 7))
+        subscription = replace(SUBSCRIPTION, items=(item,))
+        store.put_subscriptions(account.id, (subscription,), fence=store.take_fence(account.id), at=start)
+    first, second = store.periods(account.id)
+    assert (first.start, first.end, second.end) == (AT, AT + 30 * DAY, AT + 60 * DAY)
+    assert first.items[0].unit_amount == Decimal(AT % 7)
+    assert store.periods(account.id, since=first.end) == [second]
+    assert store.unfinished_periods(ended_by=AT + 31 * DAY, limit=9) == [first]
+
+
+def test_nothing_is_sealed_in_a_period_whose_invoice_is_final(store: Store) -> None:
+    """L10: usage that comes after the invoice is no meter event; the next period's is sealed as ever."""
+    account = buyer(store)
+    for start in (AT, AT + 30 * DAY):
+        subscription = replace(SUBSCRIPTION, items=(replace(ITEM, period=Period(start, start + 30 * DAY)),))
+        store.put_subscriptions(account.id, (subscription,), fence=store.take_fence(account.id), at=start)
+    (first,) = store.unfinished_periods(ended_by=AT + 31 * DAY, limit=9)
+    store.close_period(first, invoice_id="in_1", finalized_at=AT + 31 * DAY)
+    assert store.unfinished_periods(ended_by=AT + 31 * DAY, limit=9) == []
+    late, fresh = used(3), used(4, bucket_start=AT + 30 * DAY, used_at=AT + 30 * DAY + 5)
+    assert [event.value for event in sealed(store, late, fresh, now=AT + 31 * DAY)] == [4]
+    assert store.report_summary().unsealed_quantity == 3

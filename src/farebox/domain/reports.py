@@ -17,6 +17,7 @@ __all__ = [
     "OutcomeKind",
     "ReportState",
     "Unsealed",
+    "freeze",
     "identifier_of",
     "seal",
 ]
@@ -27,13 +28,17 @@ SEAL_INTERVAL_SECONDS: Final = 60
 
 
 class ReportState(StrEnum):
-    """pending → sending → delivered | rejected | doubtful; sending → pending when nothing is known to have happened."""
+    """pending → sending → delivered | rejected | doubtful; sending → pending when nothing is known to have happened.
+
+    Any but delivered → withdrawn: never sent again, because an invoice item bills it or the invoice has it (L10).
+    """
 
     PENDING = "pending"
     SENDING = "sending"
     DELIVERED = "delivered"
     REJECTED = "rejected"
     DOUBTFUL = "doubtful"
+    WITHDRAWN = "withdrawn"
 
 
 class OutcomeKind(StrEnum):
@@ -67,7 +72,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class MeterEvent:
-    """A frozen amount of usage on its way to Stripe. Identifier, value, timestamp and event name never change."""
+    """A frozen amount of usage on its way to Stripe. Identifier, value, timestamp and event name never change.
+
+    `kind`: usage; adjustment, a correction that may be negative (L11); restored, known to be at Stripe already (L6).
+    """
 
     identifier: str
     account_id: str
@@ -86,6 +94,7 @@ class MeterEvent:
     next_attempt_at: int = 0
     settled_at: int | None = None
     reason: str = ""
+    kind: str = "usage"
 
     @property
     def cell(self) -> int:
@@ -117,8 +126,13 @@ def identifier_of(ledger_id: str, account_id: str, meter: str, bucket_start: int
 def seal(ledger_id: str, unsealed: Unsealed, event_name: str, now: int) -> MeterEvent | None:
     """Freeze the bucket's difference into a meter event, or None when there is nothing positive to report."""
     value = unsealed.total - unsealed.sealed
-    if value <= 0:
-        return None
+    return freeze(ledger_id, unsealed, event_name, now, value) if value > 0 else None
+
+
+def freeze(
+    ledger_id: str, unsealed: Unsealed, event_name: str, now: int, value: int, *, kind: str = "usage"
+) -> MeterEvent:
+    """The next meter event of a bucket, over `value` units, in a minute of its own where there is one (L7)."""
     identifier = identifier_of(
         ledger_id, unsealed.account_id, unsealed.meter, unsealed.bucket_start, unsealed.next_sequence
     )
@@ -134,6 +148,7 @@ def seal(ledger_id: str, unsealed: Unsealed, event_name: str, now: int) -> Meter
         timestamp=_timestamp(unsealed.bucket_start, unsealed.last_used_at, unsealed.cells),
         idempotency_key=identifier,
         created_at=now,
+        kind=kind,
     )
 
 

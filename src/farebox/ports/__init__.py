@@ -14,6 +14,7 @@ from farebox.ports.provider import (
     StoredMeter,
     StoredPrice,
 )
+from farebox.ports.reconciling import ReconcilingStore
 from farebox.ports.reports import ReportStore, ReportSummary
 from farebox.ports.store import Changes, Ledger, Store
 from farebox.ports.system import Clock, Entropy
@@ -30,6 +31,7 @@ __all__ = [
     "PortalState",
     "Provider",
     "ProviderAccount",
+    "ReconcilingStore",
     "ReportStore",
     "ReportSummary",
     "Store",

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from farebox.domain.usage import Batch, UsageLine
 from farebox.ports.accounts import AccountStore
+from farebox.ports.reconciling import ReconcilingStore
 from farebox.ports.reports import ReportStore
 
 __all__ = ["Changes", "Ledger", "Store"]
@@ -34,7 +35,7 @@ class Changes:
     complete: bool
 
 
-class Store(AccountStore, ReportStore, Protocol):
+class Store(AccountStore, ReportStore, ReconcilingStore, Protocol):
     """The ledger.
 
     Every method is one transaction. Raises StoreUnavailable when the outcome is unknown, else StoreError.

@@ -3,10 +3,8 @@
 Every change of an account's facts is announced.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,14 +16,13 @@ from farebox.domain.accounts import (
     Account,
     Checkout,
     Subscription,
-    SubscriptionItem,
     with_status_times,
 )
 from farebox.domain.keys import ApiKey
-from farebox.domain.usage import Period
 from farebox.store import tables as t
 from farebox.store.engine import Database
 from farebox.store.feed import announce
+from farebox.store.periods import items_text, read_items, record_periods
 from farebox.store.usage import key_was_used
 
 __all__ = ["AccountTables", "apply_subscriptions", "subscriptions_of"]
@@ -231,6 +228,7 @@ def apply_subscriptions(
     ended = {s.id: s for s in old if s.status in TERMINAL_STATUSES}
     kept = [s for s in ended.values() if s.id not in {f.id for f in fetched}]
     new = with_status_times(old, [*(ended.get(s.id, s) for s in fetched), *kept], at)
+    record_periods(connection, account_id, new)
     if new == old:
         return True
     connection.execute(sa.delete(t.subscriptions).where(t.subscriptions.c.account_id == account_id))
@@ -241,10 +239,6 @@ def apply_subscriptions(
 
 
 def _columns(subscription: Subscription) -> dict[str, Any]:
-    items = [
-        [i.id, i.price_id, i.meter, str(i.unit_amount), i.currency, i.period.start, i.period.end]
-        for i in subscription.items
-    ]
     return {
         "id": subscription.id,
         "customer_id": subscription.customer_id,
@@ -254,22 +248,18 @@ def _columns(subscription: Subscription) -> dict[str, Any]:
         "status_since_at": subscription.status_since_at,
         "cancel_at_period_end": subscription.cancel_at_period_end,
         "collection_paused": subscription.collection_paused,
-        "items": json.dumps(items),
+        "items": items_text(subscription.items),
     }
 
 
 def _subscription(row: Row[Any]) -> Subscription:
-    items = tuple(
-        SubscriptionItem(id, price, meter, Decimal(amount), currency, Period(start, end))
-        for id, price, meter, amount, currency, start, end in json.loads(row.items)
-    )
     return Subscription(
         id=row.id,
         customer_id=row.customer_id,
         plan=row.plan,
         status=row.status,
         created_at=row.created_at,
-        items=items,
+        items=read_items(row.items),
         cancel_at_period_end=row.cancel_at_period_end,
         collection_paused=row.collection_paused,
         status_since_at=row.status_since_at,

@@ -21,10 +21,11 @@ from farebox.ports import ReportSummary
 from farebox.store import tables as t
 from farebox.store.engine import Database
 
-__all__ = ["ReportTables"]
+__all__ = ["IS_OF_USAGE", "ReportTables", "in_closed_period"]
 
 _EVENT = tuple(t.meter_events.c[field.name] for field in fields(MeterEvent))
 _OPEN = ("pending", "sending")
+IS_OF_USAGE = t.meter_events.c.kind != "adjustment"  # a correction is no part of what has been sealed (L11)
 _CHUNK = 200
 _TURNS = 4  # of one customer's events, looked at in a round: none of them keeps the others waiting
 _CLEAR = (
@@ -169,7 +170,8 @@ class ReportTables:
 
     def report_summary(self, account_id: str | None = None) -> ReportSummary:
         m, u = t.meter_events.c, t.usage.c
-        by_state = sa.select(m.state, sa.func.count(), sa.func.sum(m.value)).group_by(m.state)
+        usage_part = sa.func.sum(sa.case((IS_OF_USAGE, m.value), else_=0))
+        by_state = sa.select(m.state, sa.func.count(), sa.func.sum(m.value), usage_part).group_by(m.state)
         used = sa.select(sa.func.coalesce(sa.func.sum(u.quantity), 0))
         oldest = sa.select(sa.func.min(m.created_at)).where(t.IS_OPEN)
         if account_id is not None:
@@ -182,7 +184,15 @@ class ReportTables:
             oldest_open_at = connection.execute(oldest).scalar()
         quantities = dict.fromkeys(ReportState, 0) | {ReportState(r[0]): int(r[2]) for r in rows}
         counts = dict.fromkeys(ReportState, 0) | {ReportState(r[0]): int(r[1]) for r in rows}
-        return ReportSummary(total - sum(quantities.values()), quantities, counts, oldest_open_at)
+        return ReportSummary(total - sum(int(r[3]) for r in rows), quantities, counts, oldest_open_at)
+
+
+def in_closed_period(account_id: Any, bucket_start: Any) -> Any:
+    """Whether the invoice of the period that holds the bucket is finalized."""
+    p = t.periods.c
+    return sa.exists().where(
+        p.account_id == account_id, p.start <= bucket_start, p.end > bucket_start, p.finalized_at.is_not(None)
+    )
 
 
 _Bucket = tuple[str, str, int]
@@ -193,13 +203,14 @@ def _due_buckets(connection: Connection, now: int, before: int | None, hard: boo
 
     Sealed within the last interval: wait, unless the bucket is over. An event of the same account and meter that is
     still on its way: wait for it, so that what cannot be sent fast enough becomes fewer and larger events.
+    Of a period whose invoice is finalized: never, that is billed as an invoice item (L10).
     """
     u, a, m = t.usage.c, t.accounts.c, t.meter_events.c
     query = (
         sa.select(u.account_id, u.meter, u.bucket_start)
         .distinct()
         .select_from(t.usage.join(t.accounts, a.id == u.account_id))
-        .where(t.IS_DIRTY, a.customer_id.is_not(None))
+        .where(t.IS_DIRTY, a.customer_id.is_not(None), ~in_closed_period(u.account_id, u.bucket_start))
     )
     if before is not None:
         query = query.where(u.bucket_start < before)
@@ -244,7 +255,7 @@ def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
             asked.meter,
             asked.start,
             sa.select(sa.func.sum(u.quantity)).where(used).scalar_subquery(),
-            sa.select(sa.func.coalesce(sa.func.sum(m.value), 0)).where(done).scalar_subquery(),
+            sa.select(sa.func.coalesce(sa.func.sum(m.value), 0)).where(done, IS_OF_USAGE).scalar_subquery(),
             sa.select(sa.func.coalesce(sa.func.max(m.sequence) + 1, 0)).where(done).scalar_subquery(),
             sa.select(sa.func.max(u.last_used_at)).where(used).scalar_subquery(),
         )

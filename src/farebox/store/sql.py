@@ -11,6 +11,7 @@ from farebox.store.accounts import AccountTables
 from farebox.store.engine import Database
 from farebox.store.feed import FeedTables
 from farebox.store.inbox import InboxTables
+from farebox.store.periods import PeriodTables
 from farebox.store.reports import ReportTables
 from farebox.store.usage import UsageTables
 
@@ -19,7 +20,7 @@ __all__ = ["MEMORY_URL", "SqlStore"]
 MEMORY_URL: Final = "sqlite://"
 
 
-class SqlStore(UsageTables, FeedTables, AccountTables, InboxTables, ReportTables):
+class SqlStore(UsageTables, FeedTables, AccountTables, InboxTables, ReportTables, PeriodTables):
     """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once."""
 
     def __init__(self, url: str, clock: Clock, entropy: Entropy) -> None:

@@ -1,0 +1,96 @@
+"""Billing periods in the ledger: recorded when subscriptions are applied, closed when their invoice is final."""
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from farebox.domain.accounts import Subscription, SubscriptionItem
+from farebox.domain.periods import BillingPeriod, periods_of
+from farebox.domain.usage import Period
+from farebox.store import tables as t
+from farebox.store.engine import Database, upsert
+
+__all__ = ["PeriodTables", "items_text", "read_items", "record_periods"]
+
+
+class PeriodTables:
+    """The part of the Store that knows past and present billing periods."""
+
+    _database: Database
+
+    def periods(self, account_id: str, *, since: int = 0) -> list[BillingPeriod]:
+        with self._database.read() as connection:
+            return _periods(connection, account_id, since)
+
+    def unfinished_periods(self, *, ended_by: int, limit: int, after: str = "") -> list[BillingPeriod]:
+        p = t.periods.c
+        query = (
+            sa.select(t.periods)
+            .where(p.end <= ended_by, p.finalized_at.is_(None), p.account_id > after)
+            .order_by(p.account_id, p.start)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [_period(row) for row in connection.execute(query)]
+
+    def close_period(self, period: BillingPeriod, *, invoice_id: str, finalized_at: int) -> None:
+        p = t.periods.c
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(t.periods)
+                .where(p.account_id == period.account_id, p.subscription_id == period.subscription_id)
+                .where(p.start == period.start)
+                .values(invoice_id=invoice_id, finalized_at=finalized_at)
+            )
+
+
+def record_periods(connection: Connection, account_id: str, subscriptions: Sequence[Subscription]) -> None:
+    """Keep the periods that the subscriptions are in, in the transaction that applies them."""
+    starts = [item.period.start for s in subscriptions for item in s.items]
+    if not starts:
+        return
+    known = {(p.subscription_id, p.start): p for p in _periods(connection, account_id, min(starts))}
+    for period in periods_of(account_id, subscriptions, known.values()):
+        if known.get((period.subscription_id, period.start)) != period:
+            values = {"end": period.end, "items": items_text(period.items)}
+            connection.execute(
+                upsert(connection, t.periods)
+                .values(account_id=account_id, subscription_id=period.subscription_id, start=period.start, **values)
+                .on_conflict_do_update(index_elements=["account_id", "subscription_id", "start"], set_=values)
+            )
+
+
+def items_text(items: Sequence[SubscriptionItem]) -> str:
+    return json.dumps(
+        [[i.id, i.price_id, i.meter, str(i.unit_amount), i.currency, i.period.start, i.period.end] for i in items]
+    )
+
+
+def read_items(text: str) -> tuple[SubscriptionItem, ...]:
+    return tuple(
+        SubscriptionItem(id, price, meter, Decimal(amount), currency, Period(start, end))
+        for id, price, meter, amount, currency, start, end in json.loads(text)
+    )
+
+
+def _periods(connection: Connection, account_id: str, since: int) -> list[BillingPeriod]:
+    """Those that end after `since`, in order of time."""
+    p = t.periods.c
+    query = sa.select(t.periods).where(p.account_id == account_id, p.end > since).order_by(p.start, p.subscription_id)
+    return [_period(row) for row in connection.execute(query)]
+
+
+def _period(row: Row[Any]) -> BillingPeriod:
+    return BillingPeriod(
+        account_id=row.account_id,
+        subscription_id=row.subscription_id,
+        start=row.start,
+        end=row.end,
+        items=read_items(row.items),
+        invoice_id=row.invoice_id,
+        finalized_at=row.finalized_at,
+    )
