@@ -1,11 +1,12 @@
-"""`python -m farebox`."""
+"""`farebox` and `python -m farebox`: the whole command line, or the local Stripe alone, which then starts at once."""
 
 import sys
 
-__all__: list[str] = []
+__all__ = ["main"]
 
 
-def _main() -> None:
+def main() -> None:
+    """The entry point."""
     if sys.argv[1:2] == ["sandbox"]:
         from farebox.sandbox.command import main as run
 
@@ -15,4 +16,5 @@ def _main() -> None:
     run()
 
 
-_main()
+if __name__ == "__main__":
+    main()

@@ -16,10 +16,12 @@ import pytest
 KEY = {"Authorization": "Bearer sk_test_of_a_process"}
 HEAVY = ("sqlalchemy", "stripe", "fastapi", "alembic", "structlog", "httpx", "prometheus_client")
 WATCHED = f"""
-import atexit, json, runpy, sys
+import atexit, json, sys
+from importlib.metadata import entry_points
 atexit.register(lambda: print(json.dumps([name for name in {HEAVY} if name in sys.modules])))
 sys.argv[1:] = ["sandbox", "--help"]
-runpy.run_module("farebox", run_name="__main__")
+(script,) = entry_points(group="console_scripts", name="farebox")
+script.load()()
 """
 
 
@@ -105,7 +107,7 @@ def test_refusals_are_words(tmp_path: Path, options: list[str], says: str) -> No
 
 
 def test_it_starts_alone() -> None:
-    """The command loads neither the ledger nor the Stripe SDK nor Farebox's routes."""
+    """The installed command loads neither the ledger nor the Stripe SDK nor Farebox's routes."""
     done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout.splitlines()[-1]) == []
     assert "--account-limits" in done.stdout
