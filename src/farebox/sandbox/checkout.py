@@ -25,7 +25,7 @@ from farebox.sandbox.onetime import (
     complete_payment,
     one_time_items,
 )
-from farebox.sandbox.params import array, boolean, enum, integer, metadata, obj, required, text
+from farebox.sandbox.params import array, boolean, email, enum, integer, metadata, obj, required, text
 from farebox.sandbox.pricing import amount_of
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.subscriptions import BILLING_MODE, ITEMS_MAX, build_subscription, check_prices
@@ -330,7 +330,7 @@ _CREATE: Final = {
     "success_url": required(text()),
     "cancel_url": text(),
     "customer": text(),
-    "customer_email": text(512),
+    "customer_email": email(),
     "client_reference_id": text(200),
     "metadata": metadata(),
     "expires_at": integer(),

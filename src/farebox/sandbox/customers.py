@@ -7,7 +7,7 @@ from typing import Any, Final
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.errors import StripeError, missing_object
-from farebox.sandbox.params import integer, metadata, obj, text
+from farebox.sandbox.params import email, integer, metadata, obj, text
 from farebox.sandbox.periods import year_and_month
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, end_subscription
@@ -341,7 +341,7 @@ def _account(ctx: Context) -> StripeObject:
 
 
 _CUSTOMER: Final = {
-    "email": text(512),
+    "email": email(),
     "name": text(256, empty=True),
     "description": text(empty=True),
     "phone": text(20),

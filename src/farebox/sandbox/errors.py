@@ -1,6 +1,11 @@
 """Stripe's error answers: status, type, code, param and a message that says what to do."""
 
-__all__ = ["StripeError", "invalid", "missing_object", "not_modelled", "wrong_state"]
+from typing import Final
+
+__all__ = ["NOT_MODELLED", "StripeError", "invalid", "missing_object", "not_modelled", "wrong_state"]
+
+
+NOT_MODELLED: Final = "not_modelled"
 
 
 class StripeError(Exception):
@@ -21,7 +26,8 @@ class StripeError(Exception):
         error = {"type": self.kind, "message": self.message}
         if self.code is not None:
             error["code"] = self.code
-            error["doc_url"] = f"https://stripe.com/docs/error-codes/{self.code.replace('_', '-')}"
+            if self.code != NOT_MODELLED:  # Stripe has no page about what only a stand-in says
+                error["doc_url"] = f"https://stripe.com/docs/error-codes/{self.code.replace('_', '-')}"
         if self.param is not None:
             error["param"] = self.param
         return {"error": error}
@@ -44,4 +50,4 @@ def wrong_state(message: str, *, code: str | None = None, param: str | None = No
 
 def not_modelled(what: str) -> StripeError:
     """Stripe has it, this stand-in does not: said plainly, with 501, never answered with a plausible fake."""
-    return StripeError(501, "api_error", f"The local Stripe does not model {what}.", code="not_modelled")
+    return StripeError(501, "api_error", f"The local Stripe does not model {what}.", code=NOT_MODELLED)

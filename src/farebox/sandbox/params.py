@@ -19,6 +19,7 @@ __all__ = [
     "boolean",
     "check",
     "decimal",
+    "email",
     "enum",
     "integer",
     "metadata",
@@ -72,6 +73,20 @@ def text(characters_max: int = 5_000, *, empty: bool = False) -> Field:
         if len(value) > characters_max:
             raise invalid(f"Invalid string: {path} must be at most {characters_max} characters", param=path)
         return value
+
+    return Field(convert)
+
+
+def email() -> Field:
+    """An address, looked at as little as can be said of all: something, an @, and something."""
+    plain_text = text(512)
+
+    def convert(value: Form, path: str) -> str:
+        address: str = plain_text.convert(value, path)
+        name, at, host = address.rpartition("@")
+        if not (name and at and host) or "@" in name or not address.isprintable() or " " in address:
+            raise invalid(f"Invalid email address: {address[:60]}", param=path, code="email_invalid")
+        return address
 
     return Field(convert)
 

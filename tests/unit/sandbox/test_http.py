@@ -119,7 +119,8 @@ def test_versions_without_meters(client: TestClient) -> None:
 def test_what_is_absent_is_said(client: TestClient, method: str, path: str) -> None:
     """What Stripe has and this does not is a 501 not_modelled, never a fake and never "no such thing"."""
     answer = client.request(method, path, headers=AUTH)
-    assert (answer.status_code, answer.json()["error"].get("code")) == (501, "not_modelled")
+    error = answer.json()["error"]
+    assert (answer.status_code, error.get("code"), error.get("doc_url")) == (501, "not_modelled", None)
 
 
 def test_what_is_absent_from_v2(client: TestClient) -> None:

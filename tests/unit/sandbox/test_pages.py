@@ -192,6 +192,16 @@ def test_test_clocks_are_on_the_first_page(seller: Seller, client: TestClient) -
     assert shown.index("leap years") < shown.index("16 Jan 2027 08:00:00")
 
 
+def test_who_only_pays_does_not_subscribe(seller: Seller, client: TestClient) -> None:
+    """The page of a one-time payment says what its button does."""
+    shirt = seller.post("/v1/prices", currency="usd", unit_amount=1_500, product_data={"name": "Shirt"})["id"]
+    items = [{"price": shirt, "quantity": 2}]
+    once = seller.post("/v1/checkout/sessions", mode="payment", line_items=items, success_url="https://x.example")
+    for session, does, other in ((once, "Pay", "Subscribe"), (seller.checkout(seller.price_id), "Subscribe", "Pay")):
+        shown = client.get(f"/pay/{session['id']}").text
+        assert (f"<h1>{does}</h1>" in shown, f">{does}</button>" in shown, f">{other}<" in shown) == (True, True, False)
+
+
 def test_an_invoice_has_its_page(seller: Seller, client: TestClient) -> None:
     """A finalized invoice names its page, which shows its lines and total."""
     subscription = seller.subscribe()

@@ -177,6 +177,20 @@ def test_amounts_that_are_none(seller: Seller, amount: str) -> None:
     assert error["param"] == "unit_amount_decimal"
 
 
+@pytest.mark.parametrize("address", ["nonsense", "@", "a@", "@b", "a@b@c", "a b@example.test", "a@exam\nple"])
+def test_addresses_that_are_none(seller: Seller, address: str) -> None:
+    """What is no e-mail address is refused with Stripe's code wherever one is set."""
+    customer = seller.customer(email="ada+1@example.test")
+    session = {"mode": "subscription", "success_url": "https://x.example", "line_items": [{"price": seller.price_id}]}
+    for path, name, more in (
+        ("/v1/customers", "email", {}),
+        (f"/v1/customers/{customer}", "email", {}),
+        ("/v1/checkout/sessions", "customer_email", session),
+    ):
+        error = seller.refused(400, "POST", path, {**more, name: address})
+        assert error == {"type": "invalid_request_error", "code": "email_invalid", "param": name}
+
+
 def test_metadata(town: Town) -> None:
     """Metadata is merged key by key, an empty value removes its key, an empty set removes all."""
     path = f"/v1/products/{town.post('/v1/products', name='x', metadata={'a': '1', 'b': '2'})['id']}"
