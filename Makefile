@@ -19,7 +19,8 @@ demo: $(VENV)/run.stamp ## Sell an API call on this machine (SMOKE=1: make the w
 
 test: $(VENV)/test.stamp ## All tests
 	@FAREBOX_CHROMIUM="$$(sh tools/chromium.sh)" && FAREBOX_STRIPE_CLI="$$(sh tools/stripe_cli.sh)" && \
-	export FAREBOX_CHROMIUM FAREBOX_STRIPE_CLI && $(BIN)/python -m pytest -n 2 $(ARGS)
+	FAREBOX_POSTGRES="$$(sh tools/postgres.sh)" && export FAREBOX_CHROMIUM FAREBOX_STRIPE_CLI FAREBOX_POSTGRES && \
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/test.stamp ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -32,10 +33,10 @@ soak: ## Not there yet: the long run of faults comes with PostgreSQL
 
 lock: $(VENV)/venv.stamp ## Lock the requirements anew, with hashes
 	@$(BIN)/python -m pip install --quiet uv
-	@for part in run build judge test; do sh tools/lock.sh $(BIN)/uv $$part || exit 1; done
+	@for part in run build judge postgres test; do sh tools/lock.sh $(BIN)/uv $$part || exit 1; done
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .farebox-demo .browser .tools
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .farebox-demo .browser .tools .postgres
 
 $(VENV)/venv.stamp:
 	@test -n "$(PYTHON)" || { echo "Farebox needs Python 3.11 or newer, with its venv module, and found none. Install it (Debian: apt-get install python3 python3-venv), or set PYTHON=…" >&2; exit 1; }

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tests.description import spec_file
 from tests.judge import told, watched
+from tests.postgres import Cluster, cluster_in, postgres_programs
 from tests.shop import shop
 
 __all__ = ["shop"]
@@ -33,6 +34,13 @@ def _loopback_only() -> Iterator[None]:
     patch.setattr(socket.socket, "connect", guarded)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server, shared by a worker's tests: each takes a database of its own."""
+    with cluster_in(postgres_programs()) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -248,7 +248,7 @@ def divides(node: ast.AST) -> bool:
 
 SQL_WORDS: Final = ("SELECT ", "INSERT ", "UPDATE ", "DELETE ", "PRAGMA ", "CREATE ")
 SQL_FROM_CONSTANTS: Final = {
-    "farebox.store.engine": "PRAGMA takes no bound values; these are made of this module's own constants"
+    "farebox.store.sqlite": "PRAGMA takes no bound values; these are made of this module's own constants"
 }
 
 

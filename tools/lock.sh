@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lock one set of requirements with hashes, the same for every platform. Usage: tools/lock.sh UV run|build|judge|test
+# Lock one set of requirements with hashes, the same for every platform. Usage: tools/lock.sh UV run|build|judge|postgres|test
 # The test set is locked on top of the run set, so that both fit into one environment.
 set -eu
 uv=$1 part=$2
@@ -7,6 +7,7 @@ case $part in
     run) from="pyproject.toml" ;;
     build) from="--group build" ;;
     judge) from="--group judge --no-deps" ;;
+    postgres) from="--group postgres --no-deps" ;;
     test) from="pyproject.toml --group test" ;;
 esac
 # shellcheck disable=SC2086

@@ -9,7 +9,6 @@ from typing import Final
 import httpx
 import structlog
 from fastapi import Request
-from sqlalchemy.engine import make_url
 
 from farebox.background import Background, follow
 from farebox.billing.inbox import Receipt, receive
@@ -88,7 +87,7 @@ def system_clock(settings: Settings) -> SystemClock:
 
 def open_store(settings: Settings, clock: Clock, entropy: Entropy) -> SqlStore:
     """The ledger that the settings name, not opened yet."""
-    return SqlStore(make_url(settings.database_url).render_as_string(hide_password=False), clock, entropy)
+    return SqlStore(settings.database_url, clock, entropy, allow_weak_durability=settings.allow_weak_durability)
 
 
 def open_provider(settings: Settings, transport: Transport | None = None) -> Provider:

@@ -6,13 +6,15 @@ The only module that reads the environment. Every refusal is a ConfigError that 
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from farebox.configfile import FileModel, catalog_of, explain
 from farebox.domain.catalog import Catalog
@@ -42,6 +44,7 @@ _VARIABLES: Final = (
     "FAREBOX_ADMIN_TOKEN",
 )
 _KEY_PREFIXES: Final = ("sk_test_", "rk_test_", "sk_live_", "rk_live_")
+_POSTGRES_SCHEMES: Final = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 _LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -55,7 +58,8 @@ class Settings:
     credentials: tuple[str, ...]
     past_due_grace_seconds: int
     seal_seconds: int
-    database_url: str
+    database_url: str = field(repr=False)  # it may hold a password
+    allow_weak_durability: bool
     stripe_secret_key: Secret | None
     stripe_webhook_secrets: tuple[Secret, ...]
     stripe_api_base: str | None
@@ -138,6 +142,7 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
         past_due_grace_seconds=model.access.past_due_grace_days * 86_400,
         seal_seconds=model.reporting.seal_seconds,
         database_url=_database_url(values.get("FAREBOX_DATABASE_URL", "sqlite:///farebox.db")),
+        allow_weak_durability=model.ledger.allow_weak_durability,
         stripe_secret_key=key,
         stripe_webhook_secrets=_secrets(
             values.get("STRIPE_WEBHOOK_SECRET"), "STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET_CHARACTERS_MIN, "whsec_"
@@ -225,7 +230,21 @@ def _database_url(value: str) -> str:
     if value.startswith("sqlite:///") and len(value) > len("sqlite:///"):
         return value
     scheme = value.partition(":")[0]
-    raise ConfigError(f"FAREBOX_DATABASE_URL: {scheme!r} is not supported yet. Use sqlite:///path/to/farebox.db.")
+    if scheme in _POSTGRES_SCHEMES:
+        try:
+            url = make_url(value).set(drivername="postgresql")
+        except (ArgumentError, ValueError):  # what they say may hold the password
+            raise ConfigError(
+                "FAREBOX_DATABASE_URL cannot be read. Write postgresql://user:password@host:5432/name, and letters of "
+                "the password that have a meaning in addresses as %-escapes."
+            ) from None
+        if not url.database:
+            raise ConfigError("FAREBOX_DATABASE_URL names no database: postgresql://user:password@host:5432/name.")
+        return url.render_as_string(hide_password=False)
+    raise ConfigError(
+        f"FAREBOX_DATABASE_URL: {scheme!r} is not supported. "
+        "Use sqlite:///path/to/farebox.db or postgresql://user:password@host:5432/name."
+    )
 
 
 def _public_url(value: str | None, key: Secret | None) -> str | None:

@@ -9,11 +9,20 @@ from farebox.domain.catalog import Catalog, Meter, Plan, Price, Route, minor_uni
 from farebox.domain.usage import QUANTITY_MAX
 from farebox.errors import ConfigError
 
-__all__ = ["GRACE_DAYS_MAX", "ROUTES_MAX", "SEAL_SECONDS_MAX", "FileModel", "catalog_of", "explain"]
+__all__ = [
+    "GRACE_DAYS_MAX",
+    "MATCH_CHARACTERS_MAX",
+    "ROUTES_MAX",
+    "SEAL_SECONDS_MAX",
+    "FileModel",
+    "catalog_of",
+    "explain",
+]
 
 GRACE_DAYS_MAX: Final = 90
 SEAL_SECONDS_MAX: Final = 3_600
 ROUTES_MAX: Final = 1_000
+MATCH_CHARACTERS_MAX: Final = 256  # the ledger keeps it with what was used
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MATCH: Final = re.compile(r"(\*|[A-Z]{3,10}) (/\S*)")
 _PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
@@ -70,6 +79,10 @@ class _Reporting(_Table):
     seal_seconds: Annotated[int, BeforeValidator(_whole)] = Field(default=60, ge=1, le=SEAL_SECONDS_MAX)
 
 
+class _Ledger(_Table):
+    allow_weak_durability: bool = False
+
+
 class _Meter(_Table):
     title: str = Field(min_length=1, max_length=250)
     event_name: str | None = Field(default=None, min_length=1, max_length=100)
@@ -88,7 +101,7 @@ class _Plan(_Table):
 
 
 class _Route(_Table):
-    match: str
+    match: str = Field(max_length=MATCH_CHARACTERS_MAX)
     access: Literal["key", "public"] = "key"
     meter: str | None = None
     quantity: Annotated[int, BeforeValidator(_whole)] | None = Field(default=None, ge=0, le=QUANTITY_MAX)
@@ -115,6 +128,7 @@ class FileModel(_Table):
     stripe: _Stripe = _Stripe()
     access: _Access = _Access()
     reporting: _Reporting = _Reporting()
+    ledger: _Ledger = _Ledger()
     meters: dict[str, _Meter] = Field(default_factory=dict, max_length=100)
     plans: dict[str, _Plan] = Field(default_factory=dict, max_length=100)
     routes: list[_Route] = Field(default_factory=list, max_length=ROUTES_MAX)

@@ -1,4 +1,4 @@
-"""The Store's promises, kept by SqlStore on a file and in memory."""
+"""The Store's promises, kept by SqlStore on PostgreSQL, on a SQLite file and in memory."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.postgres import Cluster
 from tests.shop import StillClock
 
 from farebox.domain.access import Facts
@@ -40,9 +41,21 @@ def of(url: str) -> SqlStore:
     return SqlStore(url, StillClock(AT), SystemEntropy())
 
 
-@pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened = of(MEMORY_URL if request.param == "memory" else f"sqlite:///{tmp_path / 'ledger.db'}")
+@pytest.fixture(params=["memory", "file", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where an empty ledger may be made, on each kind of database."""
+    if request.param == "postgres":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        fresh = cluster.fresh()
+        yield fresh
+        cluster.drop(fresh)
+    else:
+        yield MEMORY_URL if request.param == "memory" else f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    opened = of(url)
     opened.open()
     yield opened
     opened.close()

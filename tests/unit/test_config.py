@@ -213,7 +213,7 @@ def test_all_that_is_missing(tmp_path: Path) -> None:
         ("STRIPE_SECRET_KEY", "sk_test_ü", "is not a Stripe secret key"),
         ("FAREBOX_DATABASE_URL", "sqlite:///", "FAREBOX_DATABASE_URL"),
         ("FAREBOX_DATABASE_URL", "sqlite:///:memory:", "Name a file"),
-        ("FAREBOX_DATABASE_URL", "mysql://user:hunter2@host/db", "'mysql' is not supported yet"),
+        ("FAREBOX_DATABASE_URL", "mysql://user:hunter2@host/db", "'mysql' is not supported"),
         ("FAREBOX_PUBLIC_URL", "api.example.com", "must be a plain address"),
         ("FAREBOX_PUBLIC_URL", "https://", "must be a plain address"),
         ("FAREBOX_PUBLIC_URL", "ftp://api.example.com", "must be a plain address"),

@@ -79,7 +79,12 @@ def _guarded(check: str, run: Callable[[], Iterator[Finding]]) -> Iterator[Findi
 def _ledger(store: Store) -> Iterator[Finding]:
     ledger = store.ledger()
     bound = f"bound to {ledger.provider_account}" if ledger.provider_account else "not bound to a Stripe account yet"
-    yield Finding("database", "ok", f"ledger {ledger.id}, {bound}")
+    durability = store.durability()
+    yield Finding("database", "ok", f"{durability.database}: ledger {ledger.id}, {bound}")
+    for weakness in durability.weaknesses:
+        yield Finding("durability", "warn", weakness, "A crash may lose usage that was acknowledged.")
+    if not durability.weaknesses:
+        yield Finding("durability", "ok", durability.settings)
 
 
 def _key(store: Store, provider: Provider, *, live: bool) -> Iterator[Finding]:

@@ -23,12 +23,12 @@ AccountArgument = Annotated[str, typer.Argument(help="An account's id, acct_…"
 
 
 @contextmanager
-def ledger(config: Path | None) -> Iterator[tuple[Settings, SqlStore, Clock, Entropy]]:
-    """Settings, the opened ledger, clock and entropy. ConfigError, StoreError."""
+def ledger(config: Path | None, *, migrate: bool = False) -> Iterator[tuple[Settings, SqlStore, Clock, Entropy]]:
+    """Settings, the opened ledger (brought up to date with `migrate`), clock and entropy. ConfigError, StoreError."""
     settings = load_settings(path=config)
     clock, entropy = system_clock(settings), SystemEntropy()
     store = open_store(settings, clock, entropy)
-    store.open()
+    store.open(migrate=migrate)
     try:
         yield settings, store, clock, entropy
     finally:

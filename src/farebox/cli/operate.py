@@ -32,7 +32,7 @@ def serve(
 
 def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Create the ledger's schema or bring it up to date."""
-    with ledger(config) as (_, store, _clock, _entropy):
+    with ledger(config, migrate=True) as (_, store, _clock, _entropy):
         found = store.ledger()
     if as_json:
         print_json(asdict(found))

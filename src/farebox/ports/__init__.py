@@ -16,7 +16,7 @@ from farebox.ports.provider import (
 )
 from farebox.ports.reconciling import ReconcilingStore
 from farebox.ports.reports import ReportStore, ReportSummary
-from farebox.ports.store import Changes, Ledger, Store
+from farebox.ports.store import Changes, Durability, Ledger, Store
 from farebox.ports.system import Clock, Entropy
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Changes",
     "CheckoutSession",
     "Clock",
+    "Durability",
     "Endpoint",
     "Entropy",
     "Invoice",

@@ -9,7 +9,7 @@ from farebox.ports.accounts import AccountStore
 from farebox.ports.reconciling import ReconcilingStore
 from farebox.ports.reports import ReportStore
 
-__all__ = ["Changes", "Ledger", "Store"]
+__all__ = ["Changes", "Durability", "Ledger", "Store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +35,31 @@ class Changes:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """Which database it is and what it does with a commit, in words. `weaknesses`: what a crash could lose, and why."""
+
+    database: str
+    settings: str
+    weaknesses: tuple[str, ...] = ()
+
+
 class Store(AccountStore, ReportStore, ReconcilingStore, Protocol):
     """The ledger.
 
     Every method is one transaction. Raises StoreUnavailable when the outcome is unknown, else StoreError.
     """
 
-    def open(self, *, migrate: bool = True) -> None:
-        """Create or check the schema. StoreUnusable for a foreign, corrupted, newer or unwritable database."""
+    def open(self, *, migrate: bool = False) -> None:
+        """Create the schema in an empty database, or check it; an older one is brought up to date only with `migrate`.
+
+        StoreUnusable for a foreign, corrupted, older, newer or unwritable database, and for one that loses commits.
+        """
         ...
 
     def close(self) -> None: ...
     def ping(self) -> None: ...
+    def durability(self) -> Durability: ...
     def ledger(self) -> Ledger: ...
     def bind_ledger(self, provider_account: str, livemode: bool) -> Ledger:
         """Bind an unbound ledger; StoreUnusable when it is bound to another account or mode."""

@@ -5,6 +5,7 @@ Every change of an account's facts is announced.
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,12 +21,12 @@ from farebox.domain.accounts import (
 )
 from farebox.domain.keys import ApiKey
 from farebox.store import tables as t
-from farebox.store.engine import Database
+from farebox.store.engine import Database, rerun
 from farebox.store.feed import announce
 from farebox.store.periods import items_text, read_items, record_periods
 from farebox.store.usage import key_was_used
 
-__all__ = ["AccountTables", "apply_subscriptions", "subscriptions_of"]
+__all__ = ["AccountTables", "Applied", "apply_subscriptions", "subscriptions_of"]
 
 _KEY = tuple(t.api_keys.c[field.name] for field in fields(ApiKey))
 _ACCOUNT = (
@@ -35,6 +36,14 @@ _ACCOUNT = (
     t.accounts.c.reference,
     t.accounts.c.customer_id,
 )
+
+
+class Applied(Enum):
+    """What became of fetched subscriptions."""
+
+    OUTDATED = "a later fetch was applied before"
+    UNCHANGED = "they were known"
+    CHANGED = "they are new"
 
 
 class AccountTables:
@@ -78,11 +87,15 @@ class AccountTables:
             moved = sa.update(t.accounts).where(a.id == account_id).values(fence=a.fence + 1).returning(a.fence)
             return int(connection.execute(moved).scalar_one())
 
+    @rerun
     def put_subscriptions(
         self, account_id: str, subscriptions: tuple[Subscription, ...], *, fence: int, at: int
     ) -> bool:
         with self._database.write() as connection:
-            return apply_subscriptions(connection, account_id, subscriptions, fence=fence, at=at)
+            applied = apply_subscriptions(connection, account_id, subscriptions, fence=fence, at=at)
+            if applied is Applied.CHANGED:
+                announce(connection, account_id)
+            return applied is not Applied.OUTDATED
 
     def add_key(self, key: ApiKey) -> None:
         with self._database.write() as connection:
@@ -95,6 +108,7 @@ class AccountTables:
         with self._database.read() as connection:
             return [ApiKey(**row._mapping) for row in connection.execute(query)]
 
+    @rerun
     def end_key(self, account_id: str, key_id: str, *, at: int, expires_at: int | None = None) -> bool:
         with self._database.write() as connection:
             ended = _end_key(connection, account_id, key_id, at=at, expires_at=expires_at)
@@ -102,6 +116,7 @@ class AccountTables:
                 announce(connection, account_id)
             return ended
 
+    @rerun
     def rotate_key(self, old_key_id: str, new: ApiKey, *, expires_at: int) -> bool:
         with self._database.write() as connection:
             if not _end_key(connection, new.account_id, old_key_id, at=new.created_at, expires_at=expires_at):
@@ -150,12 +165,12 @@ class AccountTables:
                 sa.update(t.checkouts).where(c.session_id == session_id, c.status == "open").values(status=status)
             )
 
+    @rerun
     def claim(self, session_id: str, key: ApiKey, *, at: int, replaceable_seconds: int) -> bool:
         c = t.checkouts.c
         with self._database.write() as connection:
-            row = connection.execute(
-                sa.select(c.account_id, c.claimed_at, c.key_id).where(c.session_id == session_id)
-            ).first()
+            asked = sa.select(c.account_id, c.claimed_at, c.key_id).where(c.session_id == session_id)
+            row = connection.execute(asked.with_for_update()).first()
             if row is None or row.account_id != key.account_id:
                 return False
             if row.claimed_at is not None:
@@ -213,29 +228,28 @@ def subscriptions_of(connection: Connection, account_id: str) -> tuple[Subscript
 
 def apply_subscriptions(
     connection: Connection, account_id: str, fetched: tuple[Subscription, ...], *, fence: int, at: int
-) -> bool:
-    """Replace the account's subscriptions by the fetched set, and announce it when anything changed.
+) -> Applied:
+    """Replace the account's subscriptions by the fetched set. The caller announces a change, last of all.
 
-    Fences are given out in the order in which fetches begin; False, and nothing done, when a fetch that began later
-    has been applied already (L17). One that has merely begun does not count: two fetchers would keep each other out.
+    Fences are given out in the order in which fetches begin; nothing is done when a fetch that began later has been
+    applied already (L17). One that has merely begun does not count: two fetchers would keep each other out.
     A terminal state stays.
     """
     a = t.accounts.c
     newest = sa.update(t.accounts).where(a.id == account_id, a.applied_fence < fence).values(applied_fence=fence)
     if connection.execute(newest).rowcount != 1:
-        return False
+        return Applied.OUTDATED
     old = subscriptions_of(connection, account_id)
     ended = {s.id: s for s in old if s.status in TERMINAL_STATUSES}
     kept = [s for s in ended.values() if s.id not in {f.id for f in fetched}]
     new = with_status_times(old, [*(ended.get(s.id, s) for s in fetched), *kept], at)
     record_periods(connection, account_id, new)
     if new == old:
-        return True
+        return Applied.UNCHANGED
     connection.execute(sa.delete(t.subscriptions).where(t.subscriptions.c.account_id == account_id))
     if new:
         connection.execute(sa.insert(t.subscriptions), [{**_columns(s), "account_id": account_id} for s in new])
-    announce(connection, account_id)
-    return True
+    return Applied.CHANGED
 
 
 def _columns(subscription: Subscription) -> dict[str, Any]:

@@ -1,82 +1,117 @@
-"""Connections and transactions: durable settings that are checked, and driver errors turned into StoreErrors.
+"""Connections and transactions on either database, the schema's version, and driver errors turned into StoreErrors.
 
-The only module that knows which database it is; a driver's text never reaches a public detail.
+A driver's text never reaches a public detail.
 """
 
 import os
-import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from farebox.errors import StoreError, StoreUnavailable, StoreUnusable
+from farebox.ports import Durability
+from farebox.store.postgres import PostgresBackend
+from farebox.store.sqlite import BUSY_TIMEOUT_MILLISECONDS, SqliteBackend
 from farebox.store.tables import metadata
 
-__all__ = ["APPLICATION_ID", "BUSY_TIMEOUT_MILLISECONDS", "CONNECTIONS_MAX", "Database", "insert_into", "upsert"]
+__all__ = ["RERUNS_MAX", "Contended", "Database", "insert_into", "insert_new", "one_at_a_time", "rerun", "upsert"]
 
-APPLICATION_ID: Final = 0x46617265  # "Fare": marks a SQLite file as a Farebox ledger
-BUSY_TIMEOUT_MILLISECONDS: Final = 5_000
-CONNECTIONS_MAX: Final = 64  # more than all threads that may ask: who waits for the writer keeps no reader out
-_FULL: Final = 2  # what PRAGMA synchronous answers when it is FULL
-_ADVICE: Final = "Name another file in FAREBOX_DATABASE_URL, or restore this one from a backup."
+RERUNS_MAX: Final = 5
+_TURNS: Final = 0x4661726F  # advisory locks of `one_at_a_time`
+
+_log = structlog.get_logger("farebox.store")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Contended(StoreUnavailable):
+    """The database gave this transaction up for another one: it did not happen, and may be run again."""
+
+
+class _Backend(Protocol):
+    """What differs between the databases."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def advice(self) -> str: ...
+    @property
+    def path(self) -> Path | None: ...
+    @property
+    def options(self) -> Mapping[str, Mapping[str, Any]]:
+        """How a transaction is begun, by its kind."""
+        ...
+
+    def create_engine(self) -> Engine: ...
+    def durability(self) -> Durability: ...
+    def lock_schema(self, connection: Connection) -> None: ...
+    def mark(self, connection: Connection) -> None: ...
+    def unusable(self, error: DBAPIError) -> StoreUnusable: ...
+    def contended(self, error: DBAPIError) -> bool: ...
 
 
 class Database:
     """One database, opened and checked once.
 
-    `read` and `write` are transactions; `write` takes the lock at its start.
+    `read` and `write` are transactions. A read sees one instant. On SQLite `write` has the lock from its start; on
+    PostgreSQL each statement sees what was committed before it.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url: URL = make_url(url)
-        self._memory = self._url.database in (None, "", ":memory:")
-        self._alone = threading.RLock() if self._memory else None
-        self._turns = _Turns()
+    def __init__(self, url: str, *, allow_weak: bool = False) -> None:
+        parsed = make_url(url)
+        self._backend: _Backend = (
+            SqliteBackend(parsed)
+            if parsed.get_backend_name() == "sqlite"
+            else PostgresBackend(parsed, allow_weak=allow_weak)
+        )
+        sqlite = isinstance(self._backend, SqliteBackend)
+        self._alone = threading.RLock() if sqlite and self.path is None else None
+        self._turns = _Turns() if sqlite and self.path is not None else None
         self._engine: Engine | None = None
         self._process = os.getpid()
 
     @property
     def path(self) -> Path | None:
-        """The SQLite file, or None for a database in memory."""
-        return None if self._memory else Path(str(self._url.database))
+        """The SQLite file, or None for a database in memory or on a server."""
+        return self._backend.path
 
-    def open(self, *, migrate: bool = True) -> None:
-        """Create the schema, or check it and bring it up to date. StoreUnusable says what is wrong and what to do."""
-        path = self.path
-        if path is not None:
-            _prepare_file(path)
-            _refuse_foreign_file(path)
-        # One connection for all threads in memory; `_alone` lets them use it one after another.
-        shared: dict[str, Any] = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
-        many: dict[str, Any] = {"pool_size": CONNECTIONS_MAX, "max_overflow": 0}
-        engine = sa.create_engine(self._url, **(shared if self._memory else many))
-        event.listen(engine, "connect", _on_connect)
-        event.listen(engine, "begin", _on_begin)
+    def durability(self) -> Durability:
+        """What the database does with a commit, as it said when the last connection was made."""
+        return self._backend.durability()
+
+    def open(self, *, migrate: bool = False) -> None:
+        """Create the schema in an empty database; check it in another, and bring it up to date only with `migrate`.
+
+        StoreUnusable says what is wrong and what to do.
+        """
+        engine = self._backend.create_engine()
         try:
             self._check_and_migrate(engine, migrate=migrate)
         except DBAPIError as error:
             engine.dispose()
-            raise _unusable(path or self._url.render_as_string(), _reason(error)) from error
+            raise self._backend.unusable(error) from error
         except BaseException:
             engine.dispose()
             raise
         self._engine = engine
+        for weakness in self.durability().weaknesses:
+            _log.critical("weak_durability", database=self._backend.name, weakness=weakness)
 
     def close(self) -> None:
         if self._engine is not None:
@@ -96,17 +131,21 @@ class Database:
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[Connection]:
         engine = self._own_engine()
-        turns = self._turns if kind == "write" and self._alone is None else None
+        turns = self._turns if kind == "write" else None
         if self._alone is not None:
             self._alone.acquire()
         if turns is not None and not turns.take(BUSY_TIMEOUT_MILLISECONDS / 1000):
             raise StoreUnavailable(internal="other writers of this process did not come to an end")
         try:
-            with engine.connect().execution_options(farebox=kind) as connection, connection.begin():
+            options = self._backend.options[kind]
+            with engine.connect().execution_options(**options) as connection, connection.begin():
                 yield connection
-        except IntegrityError as error:
+        except (IntegrityError, DataError) as error:
             raise StoreError(internal=_reason(error)) from error
-        except (DBAPIError, sa.exc.TimeoutError) as error:
+        except DBAPIError as error:
+            kind_of = Contended if self._backend.contended(error) else StoreUnavailable
+            raise kind_of(internal=_reason(error)) from error
+        except sa.exc.TimeoutError as error:
             raise StoreUnavailable(internal=_reason(error)) from error
         finally:
             if self._alone is not None:
@@ -121,31 +160,32 @@ class Database:
         if self._process != os.getpid():
             self._engine.dispose(close=False)
             self._process = os.getpid()
-            self._turns = _Turns()
+            self._turns = _Turns() if self._turns is not None else None
         return self._engine
 
     def _check_and_migrate(self, engine: Engine, *, migrate: bool) -> None:
         config = Config()
         config.set_main_option("script_location", str(resources.files("farebox.store") / "migrations"))
-        head = ScriptDirectory.from_config(config).get_current_head()
-        with engine.connect().execution_options(farebox="write") as connection, connection.begin():
+        scripts = ScriptDirectory.from_config(config)
+        head = scripts.get_current_head()
+        options = self._backend.options["write"]
+        with engine.connect().execution_options(**options) as connection, connection.begin():
+            self._backend.lock_schema(connection)
             current = MigrationContext.configure(connection).get_current_revision()
             self._refuse_foreign(connection, current)
-            known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-            if current is not None and current not in known:
+            if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
                 raise StoreUnusable("The ledger was written by a newer Farebox. Upgrade this one before serving it.")
             if current != head:
                 if not migrate and current is not None:
                     raise StoreUnusable("The ledger's schema is older than this Farebox. Run `farebox migrate`.")
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
-                if connection.dialect.name == "sqlite":
-                    connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+                self._backend.mark(connection)
 
     def _refuse_foreign(self, connection: Connection, current: str | None) -> None:
         names = set(sa.inspect(connection).get_table_names())
         if current is None and names & set(metadata.tables):
-            raise StoreUnusable(f"{self._url.database} holds tables of another program. {_ADVICE}")
+            raise StoreUnusable(f"{self._backend.name} holds tables of another program. {self._backend.advice}")
 
 
 class _Turns:
@@ -184,6 +224,27 @@ class _Turns:
                 self._taken = False
 
 
+def rerun(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Run a method that is one transaction again when the database gave it up for another one."""
+
+    @wraps(method)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for _ in range(RERUNS_MAX):
+            try:
+                return method(*args, **kwargs)
+            except Contended as error:
+                _log.info("transaction_rerun", method=method.__name__, reason=error.internal)
+        return method(*args, **kwargs)
+
+    return run
+
+
+def one_at_a_time(connection: Connection, turn: int) -> None:
+    """Let transactions that name the same turn pass one after another. The next sees all that the last one wrote."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TURNS, turn)))
+
+
 def insert_into(dialect: str, table: sa.Table) -> Any:
     """An INSERT that can say ON CONFLICT, in the named dialect."""
     return (postgresql if dialect == "postgresql" else sqlite_dialect).insert(table)
@@ -194,72 +255,13 @@ def upsert(connection: Connection, table: sa.Table) -> Any:
     return insert_into(connection.dialect.name, table)
 
 
-def _prepare_file(path: Path) -> None:
-    folder = path.parent
-    if not folder.is_dir():
-        raise StoreUnusable(
-            f"The folder {folder} of the ledger does not exist. Create it, or set FAREBOX_DATABASE_URL."
-        )
-    if path.is_dir():
-        raise StoreUnusable(f"{path} is a folder, not a database file. {_ADVICE}")
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise StoreUnusable(f"{path} cannot be written: {error.strerror}. Check the folder and its owner.") from error
-    os.close(descriptor)
-    if not os.access(folder, os.W_OK):
-        raise StoreUnusable(
-            f"{folder} cannot be written, and a ledger needs files beside it. Check the folder's owner."
-        )
+def insert_new(connection: Connection, table: sa.Table, row: Mapping[str, object]) -> bool:
+    """Insert the row unless one with its key is there; whether it was inserted.
 
-
-def _refuse_foreign_file(path: Path) -> None:
-    """Look at a file that is not empty before anything is written to it, a journal's mode included.
-
-    A file that bears our mark is left to SQLite, which alone knows how to read it beside its journal.
+    What the row returns is counted: how many rows an INSERT wrote is not told by every driver.
     """
-    with path.open("rb") as file:
-        head = file.read(100)
-    if not head or int.from_bytes(head[68:72], "big") == APPLICATION_ID:
-        return
-    way = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{way}", uri=True)) as raw:
-            mark = raw.execute("PRAGMA application_id").fetchone()[0]
-            tables = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    except sqlite3.Error as error:
-        raise _unusable(path, str(error)) from error
-    if (tables and mark != APPLICATION_ID) or mark not in (0, APPLICATION_ID):
-        raise StoreUnusable(f"{path} is another program's database, not a Farebox ledger. {_ADVICE}")
-
-
-def _unusable(where: Path | str, reason: str) -> StoreUnusable:
-    if "not a database" in reason or "malformed" in reason:
-        return StoreUnusable(f"{where} is not a SQLite database, or is damaged. {_ADVICE}", internal=reason)
-    return StoreUnusable(f"{where} cannot be used: {reason}.")
-
-
-def _on_connect(raw: Any, _record: Any) -> None:
-    if not type(raw).__module__.startswith("sqlite3"):
-        return
-    raw.isolation_level = None  # transactions are ours, begun in _on_begin
-    cursor = raw.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
-    mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    level = cursor.execute("PRAGMA synchronous").fetchone()[0]
-    cursor.close()
-    if mode not in ("wal", "memory") or level != _FULL:
-        raise StoreUnusable(
-            f"SQLite does not keep its writes here (journal {mode}, synchronous {level}). Use a local disk."
-        )
-
-
-def _on_begin(connection: Connection) -> None:
-    if connection.dialect.name == "sqlite":
-        kind = connection.get_execution_options().get("farebox")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if kind == "write" else "BEGIN")
+    statement = upsert(connection, table).values(row).on_conflict_do_nothing().returning(sa.literal(1))
+    return connection.execute(statement).first() is not None
 
 
 def _reason(error: Exception) -> str:

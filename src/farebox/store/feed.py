@@ -36,8 +36,11 @@ class FeedTables:
 
 
 def announce(connection: Connection, account_id: str) -> None:
-    """Number the change of an account's facts. Call it last in a transaction: whoever holds a number holds the head's
-    row until commit, so numbers become visible in order and without gaps."""
+    """Number the change of an account's facts.
+
+    Call it last in a transaction: whoever holds a number holds the head's row until commit, so numbers become visible
+    in order and without gaps, and nobody who holds it waits for anybody.
+    """
     h = t.feed_head.c
     n = connection.execute(sa.update(t.feed_head).values(n=h.n + 1).returning(h.n)).scalar_one()
     connection.execute(sa.insert(t.feed).values(n=n, account_id=account_id))

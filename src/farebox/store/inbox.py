@@ -7,8 +7,9 @@ import sqlalchemy as sa
 from farebox.domain.accounts import Subscription
 from farebox.domain.inbox import InboxEvent, InboxWork
 from farebox.store import tables as t
-from farebox.store.accounts import apply_subscriptions
-from farebox.store.engine import Database, upsert
+from farebox.store.accounts import Applied, apply_subscriptions
+from farebox.store.engine import Database, insert_new, rerun, upsert
+from farebox.store.feed import announce
 
 __all__ = ["InboxTables"]
 
@@ -20,6 +21,7 @@ class InboxTables:
 
     _database: Database
 
+    @rerun
     def add_event(self, event: InboxEvent, *, at: int) -> bool:
         work = event.customer_id or event.id
         row = {**asdict(event), "received_at": at, "work": work, "done_at": None}
@@ -34,8 +36,7 @@ class InboxTables:
             "reason": "",
         }
         with self._database.write() as connection:
-            stored = connection.execute(upsert(connection, t.events).values(row).on_conflict_do_nothing())
-            if stored.rowcount != 1:
+            if not insert_new(connection, t.events, row):
                 return False
             # News of a customer is a reason to try again at once, whatever pause an earlier failure asked for.
             sooner = sa.case((t.inbox.c.next_attempt_at < at, t.inbox.c.next_attempt_at), else_=at)
@@ -46,6 +47,7 @@ class InboxTables:
             )
             return True
 
+    @rerun
     def take_inbox(self, holder: str, *, now: int, lease_seconds: int) -> InboxWork | None:
         i, a, e = t.inbox.c, t.accounts.c, t.events.c
         with self._database.write() as connection:
@@ -54,6 +56,7 @@ class InboxTables:
                 .where(i.next_attempt_at <= now, i.lease_end <= now)
                 .order_by(i.next_attempt_at, i.work)
                 .limit(1)
+                .with_for_update(skip_locked=True)  # who is at it already needs no help
             ).first()
             if row is None:
                 return None
@@ -74,6 +77,7 @@ class InboxTables:
         customer_id = events[0].customer_id if events else None
         return InboxWork(row.work, customer_id, own, shared, events, row.attempts + 1)
 
+    @rerun
     def finish_inbox(
         self,
         work: InboxWork,
@@ -84,11 +88,13 @@ class InboxTables:
     ) -> bool:
         i, e = t.inbox.c, t.events.c
         with self._database.write() as connection:
-            if connection.execute(sa.select(i.fence).where(i.work == work.name)).scalar() != work.fence:
+            held = sa.select(i.fence).where(i.work == work.name).with_for_update()
+            if connection.execute(held).scalar() != work.fence:
                 return False
+            applied = Applied.UNCHANGED
             if account_id is not None and subscriptions is not None and work.account_fence is not None:
                 # When a fetch that began later was faster, it has seen all that these events speak of.
-                apply_subscriptions(connection, account_id, subscriptions, fence=work.account_fence, at=at)
+                applied = apply_subscriptions(connection, account_id, subscriptions, fence=work.account_fence, at=at)
             ids = [event.id for event in work.events]
             connection.execute(sa.update(t.events).where(e.id.in_(ids)).values(done_at=at))
             more = connection.execute(sa.select(1).where(e.work == work.name, e.done_at.is_(None)).limit(1)).first()
@@ -101,6 +107,8 @@ class InboxTables:
                     .where(i.work == work.name)
                     .values(lease_end=0, next_attempt_at=due_at, attempts=0, reason="")
                 )
+            if account_id is not None and applied is Applied.CHANGED:
+                announce(connection, account_id)
             return True
 
     def postpone_inbox(self, work: InboxWork, *, until: int, reason: str) -> None:

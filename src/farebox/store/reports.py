@@ -19,7 +19,7 @@ from farebox.domain.reports import (
 from farebox.domain.usage import BUCKET_SECONDS
 from farebox.ports import ReportSummary
 from farebox.store import tables as t
-from farebox.store.engine import Database
+from farebox.store.engine import Database, one_at_a_time, rerun
 
 __all__ = ["IS_OF_USAGE", "ReportTables", "in_closed_period"]
 
@@ -27,6 +27,7 @@ _EVENT = tuple(t.meter_events.c[field.name] for field in fields(MeterEvent))
 _OPEN = ("pending", "sending")
 IS_OF_USAGE = t.meter_events.c.kind != "adjustment"  # a correction is no part of what has been sealed (L11)
 _CHUNK = 200
+_SEALING, _TAKING = 1, 2  # turns of `one_at_a_time`
 _TURNS = 4  # of one customer's events, looked at in a round: none of them keeps the others waiting
 _CLEAR = (
     sa.update(t.usage)
@@ -35,6 +36,24 @@ _CLEAR = (
         t.usage.c.meter == sa.bindparam("of"),
         t.usage.c.bucket_start == sa.bindparam("start"),
         t.IS_DIRTY,
+    )
+    .values(dirty=False)
+)
+_KEY = tuple(t.usage.primary_key.columns)
+# PostgreSQL: a row that is being added to keeps its hint, so that a seal and a paid call never wait for each other.
+_CLEAR_FREE = (
+    sa.update(t.usage)
+    .where(
+        sa.tuple_(*_KEY).in_(
+            sa.select(*_KEY)
+            .where(
+                t.usage.c.account_id == sa.bindparam("account"),
+                t.usage.c.meter == sa.bindparam("of"),
+                t.usage.c.bucket_start == sa.bindparam("start"),
+                t.IS_DIRTY,
+            )
+            .with_for_update(skip_locked=True)
+        )
     )
     .values(dirty=False)
 )
@@ -63,21 +82,28 @@ class ReportTables:
         sealed: list[MeterEvent] = []
         for chunk in (due[i : i + _CHUNK] for i in range(0, len(due), _CHUNK)):
             # Small transactions: a paid call waits for one of them at the most.
-            with self._database.write() as connection:
-                _clear_hints(connection, chunk)
-                fresh = [event for unsealed in _differences(connection, chunk) if (event := plan(unsealed)) is not None]
-                if fresh:
-                    connection.execute(
-                        sa.insert(t.meter_events), [{**asdict(event), "holder": "", "lease_end": 0} for event in fresh]
-                    )
-            sealed += fresh
+            sealed += self._seal_chunk(chunk, plan)
         return sealed
 
+    @rerun
+    def _seal_chunk(self, chunk: "list[_Bucket]", plan: Callable[[Unsealed], MeterEvent | None]) -> list[MeterEvent]:
+        with self._database.write() as connection:
+            one_at_a_time(connection, _SEALING)
+            _clear_hints(connection, chunk)
+            fresh = [event for unsealed in _differences(connection, chunk) if (event := plan(unsealed)) is not None]
+            if fresh:
+                connection.execute(
+                    sa.insert(t.meter_events), [{**asdict(event), "holder": "", "lease_end": 0} for event in fresh]
+                )
+        return fresh
+
+    @rerun
     def take_meter_events(self, holder: str, *, now: int, lease_seconds: int, limit: int) -> list[MeterEvent]:
         m = t.meter_events.c
         abandoned = (m.state == "sending") & (m.lease_end <= now)
         ready = (m.state == "pending") & (m.next_attempt_at <= now)
         with self._database.write() as connection:
+            one_at_a_time(connection, _TAKING)
             busy = connection.execute(
                 sa.select(m.customer_id, m.event_name).where(t.IS_OPEN, m.state == "sending", m.lease_end > now)
             ).all()
@@ -109,19 +135,7 @@ class ReportTables:
                     first_unknown_at=event.first_unknown_at if event.first_unknown_at is not None else unknown_at,
                 )
                 chosen.append(event)
-            for event in chosen:
-                connection.execute(
-                    sa.update(t.meter_events)
-                    .where(m.identifier == event.identifier)
-                    .values(
-                        state=event.state,
-                        attempts=event.attempts,
-                        first_unknown_at=event.first_unknown_at,
-                        holder=holder,
-                        lease_end=now + lease_seconds,
-                    )
-                )
-        return chosen
+            return [event for event in chosen if _leased(connection, event, holder, now + lease_seconds)]
 
     def settle_meter_event(
         self,
@@ -195,6 +209,20 @@ def in_closed_period(account_id: Any, bucket_start: Any) -> Any:
     )
 
 
+def _leased(connection: Connection, event: MeterEvent, holder: str, lease_end: int) -> bool:
+    """Take the event unless it was settled since it was read, by an attempt that came late."""
+    m = t.meter_events.c
+    values = {
+        "state": event.state,
+        "attempts": event.attempts,
+        "first_unknown_at": event.first_unknown_at,
+        "holder": holder,
+        "lease_end": lease_end,
+    }
+    unsettled = (m.identifier == event.identifier) & t.IS_OPEN & (m.attempts == event.attempts - 1)
+    return connection.execute(sa.update(t.meter_events).where(unsettled).values(values)).rowcount == 1
+
+
 _Bucket = tuple[str, str, int]
 
 
@@ -238,7 +266,8 @@ def _due_buckets(connection: Connection, now: int, before: int | None, hard: boo
 
 def _clear_hints(connection: Connection, due: list[_Bucket]) -> None:
     """Before the totals are read: an increment that comes in between sets its hint again and is looked at next time."""
-    connection.execute(_CLEAR, [dict(zip(("account", "of", "start"), bucket, strict=True)) for bucket in due])
+    clear = _CLEAR_FREE if connection.dialect.name == "postgresql" else _CLEAR
+    connection.execute(clear, [dict(zip(("account", "of", "start"), bucket, strict=True)) for bucket in due])
 
 
 def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:

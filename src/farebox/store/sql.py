@@ -1,14 +1,17 @@
-"""The ledger on SQLAlchemy Core: SQLite in a file, or in memory for tests. Every method is one transaction."""
+"""The ledger on SQLAlchemy Core: PostgreSQL, SQLite in a file, or in memory for tests.
+
+Every method is one transaction.
+"""
 
 from typing import Final
 
 import sqlalchemy as sa
 
 from farebox.errors import StoreUnusable
-from farebox.ports import Clock, Entropy, Ledger
+from farebox.ports import Clock, Durability, Entropy, Ledger
 from farebox.store import tables as t
 from farebox.store.accounts import AccountTables
-from farebox.store.engine import Database
+from farebox.store.engine import Database, insert_new
 from farebox.store.feed import FeedTables
 from farebox.store.inbox import InboxTables
 from farebox.store.periods import PeriodTables
@@ -21,10 +24,13 @@ MEMORY_URL: Final = "sqlite://"
 
 
 class SqlStore(UsageTables, FeedTables, AccountTables, InboxTables, ReportTables, PeriodTables):
-    """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once."""
+    """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once.
 
-    def __init__(self, url: str, clock: Clock, entropy: Entropy) -> None:
-        self._database = Database(url)
+    `allow_weak_durability`: take a database that could lose what it acknowledged.
+    """
+
+    def __init__(self, url: str, clock: Clock, entropy: Entropy, *, allow_weak_durability: bool = False) -> None:
+        self._database = Database(url, allow_weak=allow_weak_durability)
         self._clock = clock
         self._entropy = entropy
 
@@ -32,14 +38,15 @@ class SqlStore(UsageTables, FeedTables, AccountTables, InboxTables, ReportTables
     def database(self) -> Database:
         return self._database
 
-    def open(self, *, migrate: bool = True) -> None:
+    def open(self, *, migrate: bool = False) -> None:
         self._database.open(migrate=migrate)
         with self._database.write() as connection:
             if connection.execute(sa.select(t.ledger.c.id)).first() is None:
-                connection.execute(
-                    sa.insert(t.ledger).values(one=1, id=self._entropy.token(), created_at=self._clock.now_at())
-                )
-                connection.execute(sa.insert(t.feed_head).values(one=1, n=0, epoch=self._entropy.token()))
+                # Of two processes that open it for the first time, one names it.
+                name = {"one": 1, "id": self._entropy.token(), "created_at": self._clock.now_at()}
+                head = {"one": 1, "n": 0, "epoch": self._entropy.token()}
+                for table, row in ((t.ledger, name), (t.feed_head, head)):
+                    insert_new(connection, table, row)
 
     def close(self) -> None:
         self._database.close()
@@ -47,6 +54,9 @@ class SqlStore(UsageTables, FeedTables, AccountTables, InboxTables, ReportTables
     def ping(self) -> None:
         with self._database.read() as connection:
             connection.execute(sa.select(1))
+
+    def durability(self) -> Durability:
+        return self._database.durability()
 
     def ledger(self) -> Ledger:
         c = t.ledger.c
@@ -56,7 +66,7 @@ class SqlStore(UsageTables, FeedTables, AccountTables, InboxTables, ReportTables
     def bind_ledger(self, provider_account: str, livemode: bool) -> Ledger:
         c = t.ledger.c
         with self._database.write() as connection:
-            bound = connection.execute(sa.select(c.provider_account, c.livemode)).one()
+            bound = connection.execute(sa.select(c.provider_account, c.livemode).with_for_update()).one()
             if bound.provider_account is None:
                 connection.execute(sa.update(t.ledger).values(provider_account=provider_account, livemode=livemode))
             elif (bound.provider_account, bound.livemode) != (provider_account, livemode):

@@ -6,12 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from farebox.domain.usage import Batch, Increment, UsageLine
 from farebox.errors import RecordConflict, WriterFenced
 from farebox.store import tables as t
-from farebox.store.engine import Database, insert_into, upsert
+from farebox.store.engine import Database, insert_into, insert_new, rerun
 
 __all__ = ["UsageTables", "key_was_used"]
 
@@ -33,15 +32,19 @@ class UsageTables:
 
     _database: Database
 
+    @rerun
     def commit_batch(self, batch: Batch) -> None:
         with self._database.write() as connection:
             if not _take_number(connection, batch):
                 if _row(connection, batch.writer) == (batch.number, batch.nonce, _LIVE):
                     return
                 raise WriterFenced(internal=f"writer {batch.writer} batch {batch.number}")
-            fresh = [i for i in batch.increments if i.record_id is None or _first_record(connection, i)]
-            _add(connection, batch.writer, fresh)
+            plain = [i for i in batch.increments if i.record_id is None]
+            # In one order everywhere: writers that share record ids wait for each other, never in a circle.
+            named = sorted((i for i in batch.increments if i.record_id is not None), key=_record_key)
+            _add(connection, batch.writer, plain + [i for i in named if _first_record(connection, i)])
 
+    @rerun
     def batch_landed(self, batch: Batch) -> bool:
         with self._database.write() as connection:
             if _take_number(connection, Batch(batch.writer, batch.number, "", ())):
@@ -82,12 +85,8 @@ def key_was_used(connection: Connection, key_id: str) -> bool:
 def _take_number(connection: Connection, batch: Batch) -> bool:
     """Move the writer to this number; False when it is not the next one. A writer's first number registers it."""
     if batch.number == 1:
-        inserted = connection.execute(
-            upsert(connection, t.writers)
-            .values(id=batch.writer, batch=1, nonce=batch.nonce, state=_LIVE)
-            .on_conflict_do_nothing()
-        )
-        return bool(inserted.rowcount == 1)
+        row = {"id": batch.writer, "batch": 1, "nonce": batch.nonce, "state": _LIVE}
+        return insert_new(connection, t.writers, row)
     wanted = {"writer": batch.writer, "before": batch.number - 1, "number": batch.number, "made": batch.nonce}
     return connection.execute(_NEXT_NUMBER, wanted).rowcount == 1
 
@@ -98,27 +97,26 @@ def _row(connection: Connection, writer: str) -> tuple[int, str, str] | None:
     return None if row is None else (row[0], row[1], row[2])
 
 
+def _record_key(increment: Increment) -> tuple[str, str]:
+    return increment.account_id, str(increment.record_id)
+
+
 def _first_record(connection: Connection, increment: Increment) -> bool:
     """Whether the record is new. RecordConflict when its id is known with other values."""
     r = t.recorded.c
-    try:
-        with connection.begin_nested():
-            connection.execute(
-                sa.insert(t.recorded).values(
-                    account_id=increment.account_id,
-                    record_id=increment.record_id,
-                    meter=increment.meter,
-                    quantity=increment.quantity,
-                    recorded_at=increment.used_at,
-                )
-            )
-            return True
-    except IntegrityError:
-        known = connection.execute(
-            sa.select(r.meter, r.quantity).where(
-                r.account_id == increment.account_id, r.record_id == increment.record_id
-            )
-        ).one()
+    row = {
+        "account_id": increment.account_id,
+        "record_id": increment.record_id,
+        "meter": increment.meter,
+        "quantity": increment.quantity,
+        "recorded_at": increment.used_at,
+    }
+    # Waits for another writer that is about to commit the same id, and then finds it there.
+    if insert_new(connection, t.recorded, row):
+        return True
+    known = connection.execute(
+        sa.select(r.meter, r.quantity).where(r.account_id == increment.account_id, r.record_id == increment.record_id)
+    ).one()
     if tuple(known) != (increment.meter, increment.quantity):
         raise RecordConflict(f"The id {increment.record_id!r} was recorded as {known[1]} {known[0]} before.")
     return False

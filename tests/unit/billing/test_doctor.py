@@ -106,6 +106,7 @@ def test_a_healthy_house(patient: Patient) -> None:
     assert not any(f.advice for f in found.values())
     assert set(found) == {
         "database",
+        "durability",
         "stripe key",
         "catalog",
         "webhook secret",

@@ -1,0 +1,131 @@
+"""SQLite as the ledger's database: the file is looked at before it is touched, and every write is synchronous."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
+
+from farebox.errors import StoreUnusable
+from farebox.ports import Durability
+
+__all__ = ["APPLICATION_ID", "BUSY_TIMEOUT_MILLISECONDS", "CONNECTIONS_MAX", "SqliteBackend"]
+
+APPLICATION_ID: Final = 0x46617265  # "Fare": marks a SQLite file as a Farebox ledger
+BUSY_TIMEOUT_MILLISECONDS: Final = 5_000
+CONNECTIONS_MAX: Final = 64  # more than all threads that may ask: who waits for the writer keeps no reader out
+_FULL: Final = 2  # what PRAGMA synchronous answers when it is FULL
+_ADVICE: Final = "Name another file in FAREBOX_DATABASE_URL, or restore this one from a backup."
+
+
+class SqliteBackend:
+    """A file, or a database in memory that all threads use one after another."""
+
+    advice = _ADVICE
+    options: Final = {"read": {"farebox": "read"}, "write": {"farebox": "write"}}
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self.path = None if url.database in (None, "", ":memory:") else Path(str(url.database))
+        self.name = str(self.path or "a database in memory")
+
+    def create_engine(self) -> Engine:
+        """An engine on the file, which is there and ours or empty. StoreUnusable says what is wrong with it."""
+        if self.path is not None:
+            _prepare_file(self.path)
+            _refuse_foreign_file(self.path)
+        shared: dict[str, Any] = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+        many: dict[str, Any] = {"pool_size": CONNECTIONS_MAX, "max_overflow": 0}
+        engine = sa.create_engine(self._url, **(shared if self.path is None else many))
+        event.listen(engine, "connect", _on_connect)
+        event.listen(engine, "begin", _on_begin)
+        return engine
+
+    def durability(self) -> Durability:
+        kept = "WAL journal, synchronous FULL" if self.path is not None else "in memory, gone with the process"
+        return Durability(f"SQLite {sqlite3.sqlite_version}, {self.name}", kept)
+
+    def lock_schema(self, connection: Connection) -> None:
+        """Nothing to do: a write transaction has the whole file."""
+
+    def mark(self, connection: Connection) -> None:
+        """Mark the file as a ledger of ours, for whoever looks at it next."""
+        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+
+    def unusable(self, error: DBAPIError) -> StoreUnusable:
+        return _unusable(self.name, str(error.orig))
+
+    def contended(self, error: DBAPIError) -> bool:
+        """Whether the database gave up a transaction that would succeed in another turn: SQLite makes them wait."""
+        return False
+
+
+def _prepare_file(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise StoreUnusable(
+            f"The folder {folder} of the ledger does not exist. Create it, or set FAREBOX_DATABASE_URL."
+        )
+    if path.is_dir():
+        raise StoreUnusable(f"{path} is a folder, not a database file. {_ADVICE}")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be written: {error.strerror}. Check the folder and its owner.") from error
+    os.close(descriptor)
+    if not os.access(folder, os.W_OK):
+        raise StoreUnusable(
+            f"{folder} cannot be written, and a ledger needs files beside it. Check the folder's owner."
+        )
+
+
+def _refuse_foreign_file(path: Path) -> None:
+    """Look at a file that is not empty before anything is written to it, a journal's mode included.
+
+    A file that bears our mark is left to SQLite, which alone knows how to read it beside its journal.
+    """
+    with path.open("rb") as file:
+        head = file.read(100)
+    if not head or int.from_bytes(head[68:72], "big") == APPLICATION_ID:
+        return
+    way = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{way}", uri=True)) as raw:
+            mark = raw.execute("PRAGMA application_id").fetchone()[0]
+            tables = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.Error as error:
+        raise _unusable(path, str(error)) from error
+    if (tables and mark != APPLICATION_ID) or mark not in (0, APPLICATION_ID):
+        raise StoreUnusable(f"{path} is another program's database, not a Farebox ledger. {_ADVICE}")
+
+
+def _unusable(where: Path | str, reason: str) -> StoreUnusable:
+    if "not a database" in reason or "malformed" in reason:
+        return StoreUnusable(f"{where} is not a SQLite database, or is damaged. {_ADVICE}", internal=reason)
+    return StoreUnusable(f"{where} cannot be used: {reason}.")
+
+
+def _on_connect(raw: Any, _record: Any) -> None:
+    raw.isolation_level = None  # transactions are ours, begun in _on_begin
+    cursor = raw.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
+    mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    level = cursor.execute("PRAGMA synchronous").fetchone()[0]
+    cursor.close()
+    if mode not in ("wal", "memory") or level != _FULL:
+        raise StoreUnusable(
+            f"SQLite does not keep its writes here (journal {mode}, synchronous {level}). Use a local disk."
+        )
+
+
+def _on_begin(connection: Connection) -> None:
+    kind = connection.get_execution_options().get("farebox")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if kind == "write" else "BEGIN")
