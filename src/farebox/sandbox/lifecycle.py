@@ -12,7 +12,7 @@ from farebox.sandbox.invoiceitems import drop_prorations, waiting_items
 from farebox.sandbox.invoices import finalize, void_invoice
 from farebox.sandbox.lines import Plan, licensed_entries, metered_entries, trial_entries, used_by
 from farebox.sandbox.periods import period_around
-from farebox.sandbox.prorations import keep_items, unused_time
+from farebox.sandbox.prorations import keep_items, note_billed, unused_time
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, end_subscription, period_end, set_status
 
@@ -89,6 +89,7 @@ def _draft(
 ) -> StripeObject:
     """Draft an invoice, with an hour's grace or to be finalized by the caller at once."""
     invoice = new_draft(ctx, subscription, plan, reason=reason, period=period)
+    note_billed(subscription, invoice)
     if not grace:
         invoice["automatically_finalizes_at"] = None
     if subscription["status"] != "trialing":

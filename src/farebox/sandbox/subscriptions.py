@@ -208,10 +208,13 @@ def _list(ctx: Context) -> StripeObject:
 def _update(ctx: Context) -> StripeObject:
     subscription, p = ctx.state.get("subscription", ctx.path["id"]), dict(ctx.params)
     _check_update(ctx, subscription, p)
-    change = planned_items(ctx, subscription, p)
     customer = ctx.state.objects["customer"][subscription["customer"]]
+    asked, coming = None, {}
     if "discounts" in p:
         asked = asked_discounts(ctx, p["discounts"], customer=customer, currency=subscription["currency"])
+        coming = {"_discounts": new_discounts(ctx, asked, subscription, keep=False)}
+    change = planned_items(ctx, {**subscription, **coming}, p)  # prorated by the discounts that will hold
+    if asked is not None:
         end_discounts(ctx, subscription, subscription["_discounts"])
         subscription["_discounts"] = new_discounts(ctx, asked, subscription)
         subscription["discounts"] = [discount["id"] for discount in subscription["_discounts"]]

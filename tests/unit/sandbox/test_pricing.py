@@ -137,6 +137,23 @@ PACKAGES: Final = "Transform quantities"
 OVERAGE: Final = "Set up a flat fee and overages pricing model"
 FIVES: Final = "Quantity transformation"
 FIVE_USERS: Final = {"unit_amount": 1_000, "transform_quantity": {"divide_by": 5, "round": "up"}}
+FLAT: Final[list[dict[str, Any]]] = [
+    {"up_to": 5, "unit_amount": 500, "flat_amount": 1_000},
+    {"up_to": 10, "unit_amount": 400, "flat_amount": 2_000},
+    {"up_to": 15, "unit_amount": 300, "flat_amount": 3_000},
+    {"up_to": 20, "unit_amount": 200, "flat_amount": 4_000},
+    {"up_to": "inf", "unit_amount": 100, "flat_amount": 5_000},
+]
+NO_FLAT_AT_NOTHING: Final = [{"up_to": 1, "unit_amount": 1_000}, *FLAT[1:]]
+FLAT_RATE: Final = "Set up tiered pricing, Add a flat rate"
+LLAMA: Final[list[dict[str, Any]]] = [
+    {"up_to": 100_000, "unit_amount": 0},
+    {"up_to": "inf", "unit_amount_decimal": "0.1"},
+]
+FIXED_FEE: Final = "Usage-based pricing models, Fixed fee and overage model"
+PAY_AS_YOU_GO: Final = "Set up a pay-as-you-go pricing model"
+HUNDREDS: Final = {"unit_amount": 4, "transform_quantity": {"divide_by": 100, "round": "up"}}
+CREDITS: Final = "Set up a credit-based pricing model"
 HOURS: Final = {"unit_amount": 1_000, "transform_quantity": {"divide_by": 60, "round": "up"}}
 
 
@@ -152,6 +169,7 @@ def tiered(mode: str, tiers: list[dict[str, Any]]) -> dict[str, Any]:
         (VOLUME, tiered("volume", FONTS), 6, 3_900),
         (VOLUME, tiered("volume", FONTS), 20, 12_000),
         (VOLUME, tiered("volume", FONTS), 25, 15_000),
+        (GRADUATED, tiered("graduated", FONTS), 1, 700),
         (GRADUATED, tiered("graduated", FONTS), 5, 3_500),
         (GRADUATED, tiered("graduated", FONTS), 6, 4_150),
         (GRADUATED, tiered("graduated", FONTS), 20, 12_750),
@@ -164,6 +182,19 @@ def tiered(mode: str, tiers: list[dict[str, Any]]) -> dict[str, Any]:
         (FIVES, FIVE_USERS, 7, 2_000),
         (OVERAGE, tiered("graduated", INCLUDED), 1_000, 0),  # the page gives the rates; the totals follow
         (OVERAGE, tiered("graduated", INCLUDED), 1_500, 2_000),
+        (FLAT_RATE, tiered("volume", FLAT), 12, 6_600),
+        (FLAT_RATE, tiered("graduated", FLAT), 12, 11_100),
+        (FLAT_RATE, tiered("volume", FLAT), 0, 1_000),
+        (FLAT_RATE, tiered("graduated", FLAT), 0, 1_000),
+        (FLAT_RATE, tiered("volume", NO_FLAT_AT_NOTHING), 0, 0),
+        (FLAT_RATE, tiered("graduated", NO_FLAT_AT_NOTHING), 0, 0),
+        (FLAT_RATE, tiered("graduated", NO_FLAT_AT_NOTHING), 1, 1_000),
+        (FIXED_FEE, tiered("graduated", LLAMA), 100_000, 0),  # rates again, here and below
+        (FIXED_FEE, tiered("graduated", LLAMA), 150_000, 5_000),
+        (PAY_AS_YOU_GO, HUNDREDS, 100, 4),
+        (PAY_AS_YOU_GO, HUNDREDS, 250, 12),
+        (CREDITS, {"unit_amount": 3}, 1_000, 3_000),
+        (CREDITS, {"unit_amount": 5}, 1_000, 5_000),
     ],
 )
 def test_the_worked_examples_of_stripes_documentation(
