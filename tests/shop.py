@@ -34,6 +34,7 @@ from farebox.sandbox import Sandbox
 from farebox.sandbox import checkout as hosted_checkout
 from farebox.sandbox.clock import ManualClock
 from farebox.sandbox.state import State, StripeObject
+from farebox.store.spool import FileSpoolFolder
 from farebox.store.sql import MEMORY_URL, SqlStore
 from farebox.system import SystemEntropy
 from farebox.web.middleware import PaidCalls
@@ -219,7 +220,8 @@ def open_shop(folder: Path, *, push: bool = True, catalog: str = CATALOG, admin:
     else:
         provider.account()
     store = SqlStore(MEMORY_URL, clock, entropy)
-    runtime = Runtime(settings, Adapters(store, provider, clock, entropy), background=False)
+    spools = FileSpoolFolder(settings.spool_path) if settings.spool_path is not None else None
+    runtime = Runtime(settings, Adapters(store, provider, clock, entropy, spools=spools), background=False)
     app = PaidCalls(Starlette(routes=[Route("/api", _api)]), runtime)
     asked.clear()
     try:

@@ -16,17 +16,19 @@ from farebox.config import Settings
 from farebox.domain.access import Facts
 from farebox.domain.accounts import boundaries_of
 from farebox.domain.usage import Increment, bucket_start, checked_quantity
-from farebox.errors import AccountUnknown, InputInvalid, MeterUnknown, StoreUnusable
+from farebox.errors import AccountUnknown, InputInvalid, MeterUnknown, StoreError, StoreUnusable
 from farebox.metering.gate import Gate
 from farebox.metering.recorder import Recorder
+from farebox.metering.spool import Spooler
 from farebox.metrics import registry_of
-from farebox.ports import Clock, Entropy, Provider, Store
+from farebox.ports import Clock, Entropy, Provider, SpoolFolder, Store
 from farebox.store.lock import ServingLock
+from farebox.store.spool import FileSpoolFolder
 from farebox.store.sql import SqlStore
 from farebox.system import FollowingClock, SystemClock, SystemEntropy
 from farebox.web.calls import RouteTable
 from farebox.web.middleware import Edge
-from farebox.web.operator import Operator
+from farebox.web.operator import Operator, Readiness
 from farebox.web.routes import Billing, create_routes
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Runtime",
     "Transport",
     "open_provider",
+    "open_spools",
     "open_store",
     "system_clock",
 ]
@@ -51,13 +54,17 @@ Transport = Callable[[str, str, Mapping[str, str], bytes], tuple[bytes, int, Map
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """What stands behind the ports. `alone` is held while serving, so that nobody else serves the same ledger."""
+    """What stands behind the ports. `alone` is held while serving, so that nobody else serves the same ledger.
+
+    `spools` is where calls go while the ledger is away, or went when that was allowed; None: there is no place.
+    """
 
     store: Store
     provider: Provider
     clock: Clock
     entropy: Entropy
     alone: ServingLock | None = None
+    spools: SpoolFolder | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Adapters":
@@ -66,7 +73,8 @@ class Adapters:
         store = open_store(settings, clock, entropy)
         path = store.database.path
         alone = ServingLock(path) if path is not None else None
-        return cls(store, open_provider(settings), clock, entropy, alone)
+        spools = open_spools(settings, store)
+        return cls(store, open_provider(settings), clock, entropy, alone, spools)
 
 
 def system_clock(settings: Settings) -> SystemClock:
@@ -88,6 +96,13 @@ def system_clock(settings: Settings) -> SystemClock:
 def open_store(settings: Settings, clock: Clock, entropy: Entropy) -> SqlStore:
     """The ledger that the settings name, not opened yet."""
     return SqlStore(settings.database_url, clock, entropy, allow_weak_durability=settings.allow_weak_durability)
+
+
+def open_spools(settings: Settings, store: SqlStore) -> FileSpoolFolder | None:
+    """The folder of the outage spool: the one that the settings name, else the ledger's own."""
+    path = store.database.path
+    folder = settings.spool_path or (path.parent if path is not None else None)
+    return FileSpoolFolder(folder) if folder is not None else None
 
 
 def open_provider(settings: Settings, transport: Transport | None = None) -> Provider:
@@ -114,9 +129,12 @@ class Runtime:
         store, clock, entropy = adapters.store, adapters.clock, adapters.entropy
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="farebox-writer")
         self._readers = ThreadPoolExecutor(READER_THREADS_MAX, thread_name_prefix="farebox-reader")
-        self.gate = Gate(store, clock, settings.peppers, settings.past_due_grace_seconds)
-        self.recorder = Recorder(store, clock, entropy, self._writer_thread)
-        self.background = Background(settings, store, adapters.provider, clock, entropy, self.gate)
+        self.gate = Gate(
+            store, clock, settings.peppers, settings.past_due_grace_seconds, spool_seconds=settings.spool_seconds
+        )
+        self.spooler = self._spooler()
+        self.recorder = Recorder(store, clock, entropy, self._writer_thread, self.spooler)
+        self.background = Background(settings, store, adapters.provider, clock, entropy, self.gate, self.spooler)
         self.reporter = self.background.reporter
         public_url = str(settings.public_url)
         self.edge = Edge(
@@ -181,12 +199,33 @@ class Runtime:
                     "Use the other key, or another FAREBOX_DATABASE_URL."
                 )
             self._refuse_missing_peppers()
+            self._prepare_spool()
             self.gate.poll()
         except BaseException:
             adapters.store.close()
             if adapters.alone is not None:
                 adapters.alone.release()
             raise
+
+    def _spooler(self) -> Spooler | None:
+        adapters, settings = self.adapters, self.settings
+        if adapters.spools is None:
+            return None
+        seconds_max = settings.spool_seconds or None
+        return Spooler(adapters.store, adapters.spools, adapters.clock, adapters.entropy, seconds_max=seconds_max)
+
+    def _prepare_spool(self) -> None:
+        """Refuse to start with a spool that could not be written, rather than find out in an outage."""
+        if self.spooler is not None:
+            self.spooler.learn()
+        if not self.settings.spool_seconds:
+            return
+        if self.spooler is None:
+            raise StoreUnusable('With ledger.on_store_loss = "spool", name a folder in ledger.spool_path.')
+        try:
+            self.spooler.try_out()
+        except StoreError as error:
+            raise StoreUnusable(f"The folder of the outage spool cannot be written ({error.internal}).") from error
 
     def _refuse_missing_peppers(self) -> None:
         known = {pepper.id for pepper in self.settings.peppers}
@@ -206,7 +245,7 @@ class Runtime:
 
     def _billing(self, public_url: str) -> Billing:
         settings, adapters = self.settings, self.adapters
-        registry = registry_of(adapters.store, adapters.clock, self.recorder, self.reporter)
+        registry = registry_of(adapters.store, adapters.clock, self.recorder, self.reporter, self.spooler)
 
         async def identify(request: Request) -> Facts:
             return await self.edge.identify_holder(request.scope)
@@ -237,5 +276,7 @@ class Runtime:
             self.background.wake_inbox()
         return receipt
 
-    def _ready(self) -> bool:
-        return self.recorder.healthy and self.gate.ready()
+    def _ready(self) -> Readiness:
+        if not self.recorder.healthy or not self.gate.ready():
+            return "not ready"
+        return "degraded" if self.recorder.spooling else "ready"

@@ -18,6 +18,7 @@ from farebox.loops import Loop
 from farebox.metering.gate import FEED_POLL_MILLISECONDS, Gate
 from farebox.metering.reporter import Reporter
 from farebox.metering.sealer import Sealer
+from farebox.metering.spool import Spooler
 from farebox.ports import Clock, Entropy, Provider, Store
 from farebox.system import FollowingClock
 
@@ -28,6 +29,7 @@ __all__ = [
     "REPORT_POLL_MILLISECONDS",
     "SENDER_THREADS_MAX",
     "SHUTDOWN_MILLISECONDS_MAX",
+    "SPOOL_POLL_MILLISECONDS",
     "SWEEP_MILLISECONDS",
     "Background",
     "follow",
@@ -39,6 +41,7 @@ REPORT_POLL_MILLISECONDS: Final = 1_000
 INBOX_POLL_MILLISECONDS: Final = 1_000
 CLOCK_POLL_MILLISECONDS: Final = 200
 SWEEP_MILLISECONDS: Final = 60_000
+SPOOL_POLL_MILLISECONDS: Final = 5_000
 SHUTDOWN_MILLISECONDS_MAX: Final = 10_000
 
 _log = structlog.get_logger("farebox")
@@ -48,13 +51,21 @@ class Background:
     """The loops of one process, and the rooms that they run. Started and stopped once."""
 
     def __init__(
-        self, settings: Settings, store: Store, provider: Provider, clock: Clock, entropy: Entropy, gate: Gate
+        self,
+        settings: Settings,
+        store: Store,
+        provider: Provider,
+        clock: Clock,
+        entropy: Entropy,
+        gate: Gate,
+        spooler: Spooler | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._provider = provider
         self._clock = clock
         self._gate = gate
+        self._spooler = spooler
         self._senders = ThreadPoolExecutor(SENDER_THREADS_MAX, thread_name_prefix="farebox-sender")
         self.sealer = Sealer(store, clock, settings.catalog)
         self.reporter = Reporter(store, provider, clock, entropy)
@@ -75,6 +86,8 @@ class Background:
             self._report_loop,
             Loop("sweep", self._sweep_step, interval_ms=SWEEP_MILLISECONDS),
         ]
+        if self._spooler is not None:
+            self._loops.append(Loop("spool", self._spooler.adopt, interval_ms=SPOOL_POLL_MILLISECONDS))
         if isinstance(self._clock, FollowingClock):
             self._loops.append(Loop("clock", self._clock_step, interval_ms=CLOCK_POLL_MILLISECONDS))
         for loop in self._loops:

@@ -66,6 +66,14 @@ class Settings:
     public_url: str | None
     secrets: tuple[Secret, ...]
     admin_token: Secret | None
+    on_store_loss: str = "refuse"
+    spool_seconds_max: int = 900
+    spool_path: Path | None = None
+
+    @property
+    def spool_seconds(self) -> int:
+        """How long calls go on while the ledger cannot be reached; 0 when they are refused at once."""
+        return self.spool_seconds_max if self.on_store_loss == "spool" else 0
 
     @property
     def live(self) -> bool:
@@ -154,6 +162,9 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
             iter(_secrets(values.get("FAREBOX_ADMIN_TOKEN"), "FAREBOX_ADMIN_TOKEN", FAREBOX_SECRET_CHARACTERS_MIN)),
             None,
         ),
+        on_store_loss=model.ledger.on_store_loss,
+        spool_seconds_max=model.ledger.spool_seconds_max,
+        spool_path=Path(model.ledger.spool_path) if model.ledger.spool_path is not None else None,
     )
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "MATCH_CHARACTERS_MAX",
     "ROUTES_MAX",
     "SEAL_SECONDS_MAX",
+    "SPOOL_SECONDS_MAX",
     "FileModel",
     "catalog_of",
     "explain",
@@ -21,6 +22,7 @@ __all__ = [
 
 GRACE_DAYS_MAX: Final = 90
 SEAL_SECONDS_MAX: Final = 3_600
+SPOOL_SECONDS_MAX: Final = 86_400
 ROUTES_MAX: Final = 1_000
 MATCH_CHARACTERS_MAX: Final = 256  # the ledger keeps it with what was used
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -81,6 +83,9 @@ class _Reporting(_Table):
 
 class _Ledger(_Table):
     allow_weak_durability: bool = False
+    on_store_loss: Literal["refuse", "spool"] = "refuse"
+    spool_seconds_max: Annotated[int, BeforeValidator(_whole)] = Field(default=900, ge=1, le=SPOOL_SECONDS_MAX)
+    spool_path: str | None = Field(default=None, min_length=1)
 
 
 class _Meter(_Table):

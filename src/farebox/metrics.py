@@ -10,24 +10,30 @@ from prometheus_client.registry import Collector
 from farebox.errors import StoreError
 from farebox.metering.recorder import Recorder
 from farebox.metering.reporter import Reporter
-from farebox.ports import Clock, Store
+from farebox.metering.spool import Spooler
+from farebox.ports import Clock, SpoolSummary, Store
 
 __all__ = ["registry_of"]
 
 
-def registry_of(store: Store, clock: Clock, recorder: Recorder, reporter: Reporter) -> CollectorRegistry:
+def registry_of(
+    store: Store, clock: Clock, recorder: Recorder, reporter: Reporter, spooler: Spooler | None = None
+) -> CollectorRegistry:
     """A registry of its own, so that it meets no metric of the seller's."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(store, clock, recorder, reporter))
+    registry.register(_Figures(store, clock, recorder, reporter, spooler))
     return registry
 
 
 class _Figures(Collector):
-    def __init__(self, store: Store, clock: Clock, recorder: Recorder, reporter: Reporter) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, recorder: Recorder, reporter: Reporter, spooler: Spooler | None
+    ) -> None:
         self._store = store
         self._clock = clock
         self._recorder = recorder
         self._reporter = reporter
+        self._spooler = spooler
 
     def describe(self) -> list[Metric]:
         return []
@@ -44,10 +50,20 @@ class _Figures(Collector):
         for kind, count in reporter.counts.outcomes.items():
             outcomes.add_metric([kind.value], count)
         yield outcomes
+        yield from self._spool()
         try:
             yield from self._ledger()
         except StoreError:
             return
+
+    def _spool(self) -> Iterator[Metric]:
+        """Of this process whether it spools; of its folder what waits there, of whatever process."""
+        waiting = self._spooler.summary() if self._spooler is not None else SpoolSummary()
+        age = self._clock.now_at() - waiting.oldest_at if waiting.oldest_at is not None else 0
+        yield GaugeMetricFamily("farebox_spooling", "1 while calls go into the spool", int(self._recorder.spooling))
+        yield GaugeMetricFamily("farebox_spooled_batches", "Batches in spool files", waiting.batches)
+        yield GaugeMetricFamily("farebox_spool_age_seconds", "Age of the oldest spool file", max(age, 0))
+        yield GaugeMetricFamily("farebox_spool_damaged", "Spool files that cannot be read whole", waiting.damaged)
 
     def _ledger(self) -> Iterator[Metric]:
         summary = self._store.report_summary()

@@ -10,7 +10,7 @@ from farebox.domain.inbox import HANDLED_EVENT_TYPES
 from farebox.domain.keys import Pepper
 from farebox.domain.reports import ReportState
 from farebox.errors import FareboxError, ProviderError, ProviderForbidden
-from farebox.ports import Clock, Provider, Store
+from farebox.ports import Clock, Provider, SpoolSummary, Store
 
 __all__ = ["OPEN_EVENT_SECONDS_MAX", "Finding", "diagnose"]
 
@@ -39,6 +39,7 @@ def diagnose(
     webhook_url: str,
     webhook_secrets: int,
     live: bool,
+    spool: SpoolSummary | None = None,
 ) -> Iterator[Finding]:
     """Check one thing after another; a check that cannot run is a finding too. Without a provider, what needs none."""
     yield from _ledger(store)
@@ -48,6 +49,8 @@ def diagnose(
     yield from _guarded("key peppers", lambda: _peppers(store, clock, peppers))
     yield from _guarded("reports", lambda: _reports(store, clock))
     yield from _guarded("inbox", lambda: _inbox(store))
+    if spool is not None:
+        yield _spool(spool, clock)
 
 
 def _stripe(store: Store, provider: Provider, catalog: Catalog, webhook_url: str, *, live: bool) -> Iterator[Finding]:
@@ -173,3 +176,17 @@ def _reports(store: Store, clock: Clock) -> Iterator[Finding]:
 
 def _inbox(store: Store) -> Iterator[Finding]:
     yield Finding("inbox", "ok", f"{store.inbox_waiting()} webhook events waiting")
+
+
+def _spool(spool: SpoolSummary, clock: Clock) -> Finding:
+    """What calls left behind while the ledger was away."""
+    if spool.damaged:
+        detail = f"{spool.damaged} spool files have records that cannot be read"
+        return Finding(
+            "spool", "fail", detail, "Keep the .damaged files: what they hold behind the damage is not counted."
+        )
+    if spool.batches:
+        age = max(clock.now_at() - (spool.oldest_at or 0), 0)
+        detail = f"{spool.batches} batches in {spool.files} spool files, the oldest {age // 60} minutes old"
+        return Finding("spool", "warn", detail, "A running Farebox with this folder brings them into the ledger.")
+    return Finding("spool", "ok", "nothing waits in the outage spool")

@@ -7,7 +7,7 @@ import typer
 import uvicorn
 from starlette.applications import Starlette
 
-from farebox.app import open_provider
+from farebox.app import open_provider, open_spools
 from farebox.billing.doctor import Finding, diagnose
 from farebox.cli.context import ConfigOption, JsonOption, ledger
 from farebox.config import Settings, load_settings
@@ -51,6 +51,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     provider = open_provider(settings) if settings.stripe_secret_key is not None else None
     try:
         with ledger(config) as (_, store, clock, _entropy):
+            spools = open_spools(settings, store)
             findings += diagnose(
                 store,
                 provider,
@@ -60,6 +61,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
                 webhook_url=settings.webhook_url,
                 webhook_secrets=len(settings.stripe_webhook_secrets),
                 live=settings.live,
+                spool=spools.waiting(store.ledger().id) if spools is not None else None,
             )
     except FareboxError as error:
         findings.append(Finding("database", "fail", error.detail, "Change it as said, and run this again."))

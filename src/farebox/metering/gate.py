@@ -23,7 +23,10 @@ STALENESS_MILLISECONDS: Final = 2_000
 class Gate:
     """Answers from memory with `cached`; `fill` and `poll` read the store and belong on a thread."""
 
-    def __init__(self, store: Store, clock: Clock, peppers: Sequence[Pepper], grace_seconds: int) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, peppers: Sequence[Pepper], grace_seconds: int, spool_seconds: int = 0
+    ) -> None:
+        """`spool_seconds`: how long facts are trusted while the store cannot be reached (L16); 0: not at all."""
         self._store = store
         self._clock = clock
         self._peppers = tuple(peppers)
@@ -36,6 +39,8 @@ class Gate:
         self._head = 0
         self._generation = 0
         self._read_at_ms: int | None = None
+        self._cut_off_ms: int | None = None  # since when the feed has been asked without an answer
+        self._spool_ms = spool_seconds * 1000
         self._polling = threading.Lock()
 
     def digests(self, text: str) -> tuple[str, ...]:
@@ -46,8 +51,7 @@ class Gate:
 
     def cached(self, digests: Sequence[str]) -> Facts | None:
         """Facts from memory; None when the store must be asked. FactsStale when the feed is too old to trust memory."""
-        read_at_ms = self._read_at_ms
-        if read_at_ms is None or self._clock.monotonic_ms() - read_at_ms > STALENESS_MILLISECONDS:
+        if self._stale():
             raise FactsStale("Access cannot be checked right now. Try again shortly.")
         for name in digests:
             facts = self._facts.get(name)
@@ -81,6 +85,8 @@ class Gate:
         """Read the feed and drop what it names. Raises StoreError; staleness counts from the last success."""
         with self._polling:
             began_at_ms = self._clock.monotonic_ms()
+            if self._cut_off_ms is None:
+                self._cut_off_ms = began_at_ms
             changes = self._store.changes(self._epoch, self._head)
             with self._lock:
                 if not changes.complete or changes.epoch != self._epoch:
@@ -88,7 +94,7 @@ class Gate:
                 elif changes.account_ids:
                     self._drop(changes.account_ids)
                 self._epoch, self._head = changes.epoch, changes.head
-                self._read_at_ms = began_at_ms
+                self._read_at_ms, self._cut_off_ms = began_at_ms, None
 
     def ready(self) -> bool:
         """Whether the feed is fresh enough to let anyone pass."""
@@ -97,6 +103,14 @@ class Gate:
         except StoreError:
             return False
         return True
+
+    def _stale(self) -> bool:
+        """Whether the feed has not been read for too long: longer only where the store itself is away (L14, L16)."""
+        now_ms, read_at_ms, cut_off_ms = self._clock.monotonic_ms(), self._read_at_ms, self._cut_off_ms
+        if read_at_ms is None:
+            return True
+        away = cut_off_ms is not None and self._spool_ms > 0
+        return now_ms - read_at_ms > max(STALENESS_MILLISECONDS, self._spool_ms if away else 0)
 
     def _install(self, digests: Sequence[str], facts: Facts | None) -> None:
         if facts is None:

@@ -13,13 +13,22 @@ import structlog
 
 from farebox.domain.usage import Batch, Increment
 from farebox.errors import RecordConflict, StoreError, StoreUnavailable, WriterFenced
+from farebox.metering.spool import Spooler
 from farebox.ports import Clock, Entropy, Store
 
-__all__ = ["BATCH_INCREMENTS_MAX", "GATHER_MILLISECONDS_MAX", "RESOLVE_ATTEMPTS_MAX", "RETRY_MILLISECONDS", "Recorder"]
+__all__ = [
+    "BATCH_INCREMENTS_MAX",
+    "GATHER_MILLISECONDS_MAX",
+    "MERGE_ROUNDS_MAX",
+    "RESOLVE_ATTEMPTS_MAX",
+    "RETRY_MILLISECONDS",
+    "Recorder",
+]
 
 BATCH_INCREMENTS_MAX: Final = 5_000
 RESOLVE_ATTEMPTS_MAX: Final = 3
 RETRY_MILLISECONDS: Final = 250
+MERGE_ROUNDS_MAX: Final = 20
 GATHER_MILLISECONDS_MAX: Final = 8
 _QUIET_TURNS: Final = 3
 _MAY_HAVE_HAPPENED: Final = "Usage could not be recorded. The call may have done its work."
@@ -38,10 +47,16 @@ class _Group:
 
 
 class Recorder:
-    """One writer of the ledger. `healthy` is False from a failed commit until one succeeds again (L16)."""
+    """One writer of the ledger. `healthy` is False from a failed commit until one succeeds again (L16).
 
-    def __init__(self, store: Store, clock: Clock, entropy: Entropy, thread: Executor) -> None:
+    With a `spool` that allows it, a lost ledger is no failed commit as long as the spool takes what comes.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, entropy: Entropy, thread: Executor, spool: Spooler | None = None
+    ) -> None:
         self._store = store
+        self._spool = spool if spool is not None and spool.allowed else None
         self._clock = clock
         self._entropy = entropy
         self._thread = thread
@@ -49,6 +64,7 @@ class Recorder:
         self._open: _Group | None = None
         self._task: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
+        self._merging: asyncio.Task[None] | None = None
         self._writer = ""
         self._writer_process = 0
         self._number = 0
@@ -56,6 +72,11 @@ class Recorder:
         self.healthy = True
         self.committed_batches = 0
         self.committed_calls = 0
+
+    @property
+    def spooling(self) -> bool:
+        """Whether what is accepted now goes into the spool instead of the ledger."""
+        return self._spool is not None and self._spool.active
 
     def now_at(self) -> int:
         """The time of a call that is handed over now (L4)."""
@@ -72,9 +93,12 @@ class Recorder:
         """Commit what waits, and close the writer. Raises nothing: what could not be committed has been refused."""
         while self._task is not None:
             await asyncio.wait({self._task})
-        if self._recovery is not None:
-            self._recovery.cancel()
-            await asyncio.wait({self._recovery})
+        for task in (self._recovery, self._merging):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        if self._spool is not None:
+            await self._run(self._spool.close)
         if self._writer and self._unproven is None and self._writer_process == os.getpid():
             try:
                 await self._run(lambda: self._store.close_writer(self._writer))
@@ -83,7 +107,7 @@ class Recorder:
 
     def _submit(self, increments: Sequence[Increment]) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
-        alone = any(i.record_id is not None for i in increments)
+        alone = _has_ids(increments)
         group = self._open
         if group is None or alone or len(group.increments) + len(increments) > BATCH_INCREMENTS_MAX:
             group = _Group(loop.create_future())
@@ -105,7 +129,8 @@ class Recorder:
                 try:
                     await self._run(lambda group=group: self._commit(tuple(group.increments)))  # type: ignore[misc]
                 except StoreError as error:
-                    self._fail(error)
+                    if self._spool is None or not _has_ids(group.increments):
+                        self._fail(error)
                     _refuse(group.future, error)
                 except RecordConflict as error:
                     _refuse(group.future, error)
@@ -116,6 +141,8 @@ class Recorder:
                     self.healthy = True
                     self.committed_batches += 1
                     self.committed_calls += len(group.increments)
+                    if self.spooling and (self._merging is None or self._merging.done()):
+                        self._merging = asyncio.get_running_loop().create_task(self._merge())
                     if not group.future.done():
                         group.future.set_result(None)
         finally:
@@ -136,7 +163,22 @@ class Recorder:
             quiet, seen = (quiet + 1, seen) if len(group.increments) == seen else (0, len(group.increments))
 
     def _commit(self, increments: tuple[Increment, ...]) -> None:
-        """On the writer thread: settle what is unproven, then commit, and find out what became of it."""
+        """On the writer thread: into the ledger; when that is lost, and for as long as it is, into the spool."""
+        if self._spool is not None and self._spool.active:
+            _into(self._spool, increments)
+            return
+        try:
+            self._commit_to_ledger(increments)
+        except StoreUnavailable:
+            if self._spool is None or not increments or not self._writer:
+                raise  # without a writer it was fenced off: what became of the batch is not known and never will be
+            # The batch whose answer was lost goes along by name: only the replay will know whether it landed.
+            lost = self._unproven if self._unproven is not None and self._unproven.increments is increments else None
+            _into(self._spool, increments, lost)
+            self._writer, self._unproven = "", None
+
+    def _commit_to_ledger(self, increments: tuple[Increment, ...]) -> None:
+        """Settle what is unproven, then commit, and find out what became of it."""
         self._ensure_writer()
         self._settle_unproven()
         try:
@@ -159,15 +201,19 @@ class Recorder:
         self._number = batch.number
 
     def _landed(self, batch: Batch) -> bool:
-        """Ask a few times whether the batch landed; what stays unknown is settled before anything else is committed."""
-        for attempt in range(RESOLVE_ATTEMPTS_MAX):
+        """Ask a few times whether the batch landed; what stays unknown is settled before anything else is committed.
+
+        With a spool to go on with, once is enough: the call waits meanwhile.
+        """
+        attempts = 1 if self._spool is not None else RESOLVE_ATTEMPTS_MAX
+        for attempt in range(attempts):
             try:
                 landed = self._store.batch_landed(batch)
             except WriterFenced:
                 self._writer, self._unproven = "", None
                 raise StoreUnavailable(_MAY_HAVE_HAPPENED) from None
             except StoreUnavailable as unknown:
-                if attempt + 1 == RESOLVE_ATTEMPTS_MAX:
+                if attempt + 1 == attempts:
                     raise StoreUnavailable(_MAY_HAVE_HAPPENED, internal=unknown.internal) from unknown
             else:
                 self._unproven, self._number = None, batch.number
@@ -202,8 +248,32 @@ class Recorder:
             self.healthy = True
             _log.info("commit_recovered")
 
+    async def _merge(self) -> None:
+        """Bring the spool into the ledger as soon as it is back, and end it in a moment in which nothing is added."""
+        spool, rounds = self._spool, 0
+        while spool is not None and spool.active:
+            try:
+                rounds += 1
+                if await asyncio.to_thread(spool.step) or rounds >= MERGE_ROUNDS_MAX:
+                    await self._run(spool.finish)
+                    self.healthy = True
+            except StoreError:
+                rounds = 0
+                await asyncio.sleep(RETRY_MILLISECONDS / 1000)
+
     async def _run(self, work: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _into(spool: Spooler, increments: tuple[Increment, ...], lost: Batch | None = None) -> None:
+    """Usage from outside a request is refused: whether its id is new is known to the ledger alone."""
+    if _has_ids(increments):
+        raise StoreUnavailable(_MAY_HAVE_HAPPENED)
+    spool.append(increments, lost)
+
+
+def _has_ids(increments: Sequence[Increment]) -> bool:
+    return any(i.record_id is not None for i in increments)
 
 
 def _refuse(future: asyncio.Future[None], error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""The four ports of the house: Store, Provider, Clock, Entropy. Protocols and the few values that only they speak of.
+"""The ports of the house: Store, Provider, Clock, Entropy, the outage spool. Protocols, and values that only they know.
 
 All calls are synchronous and thread-safe; the edge and the loops put them on threads. Times are Unix seconds, UTC.
 """
@@ -16,7 +16,8 @@ from farebox.ports.provider import (
 )
 from farebox.ports.reconciling import ReconcilingStore
 from farebox.ports.reports import ReportStore, ReportSummary
-from farebox.ports.store import Changes, Durability, Ledger, Store
+from farebox.ports.spool import Spool, SpooledBatch, SpoolFolder, SpoolSummary
+from farebox.ports.store import Changes, Durability, Ledger, Store, WriterState
 from farebox.ports.system import Clock, Entropy
 
 __all__ = [
@@ -35,7 +36,12 @@ __all__ = [
     "ReconcilingStore",
     "ReportStore",
     "ReportSummary",
+    "Spool",
+    "SpoolFolder",
+    "SpoolSummary",
+    "SpooledBatch",
     "Store",
     "StoredMeter",
     "StoredPrice",
+    "WriterState",
 ]

@@ -9,7 +9,7 @@ from farebox.ports.accounts import AccountStore
 from farebox.ports.reconciling import ReconcilingStore
 from farebox.ports.reports import ReportStore
 
-__all__ = ["Changes", "Durability", "Ledger", "Store"]
+__all__ = ["Changes", "Durability", "Ledger", "Store", "WriterState"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,15 @@ class Durability:
     database: str
     settings: str
     weaknesses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WriterState:
+    """How far a writer has come: its last number and that one's nonce. A closed one (`live` false) comes no further."""
+
+    number: int
+    nonce: str
+    live: bool
 
 
 class Store(AccountStore, ReportStore, ReconcilingStore, Protocol):
@@ -82,6 +91,10 @@ class Store(AccountStore, ReportStore, ReconcilingStore, Protocol):
         ...
 
     def close_writer(self, writer: str) -> None: ...
+    def writer_state(self, writer: str) -> WriterState | None:
+        """None for a writer that has never committed."""
+        ...
+
     def usage(self, account_id: str, start: int, end: int, *, by_operation: bool = False) -> list[UsageLine]:
         """Usage of the buckets in [start, end) summed by meter, or by meter, operation and key."""
         ...

@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 
 from farebox.domain.usage import Batch, Increment, UsageLine
 from farebox.errors import RecordConflict, WriterFenced
+from farebox.ports import WriterState
 from farebox.store import tables as t
 from farebox.store.engine import Database, insert_into, insert_new, rerun
 
@@ -56,6 +57,11 @@ class UsageTables:
     def close_writer(self, writer: str) -> None:
         with self._database.write() as connection:
             connection.execute(sa.update(t.writers).where(t.writers.c.id == writer).values(state=_CLOSED))
+
+    def writer_state(self, writer: str) -> WriterState | None:
+        with self._database.read() as connection:
+            row = _row(connection, writer)
+        return None if row is None else WriterState(row[0], row[1], row[2] == _LIVE)
 
     def usage(self, account_id: str, start: int, end: int, *, by_operation: bool = False) -> list[UsageLine]:
         u = t.usage.c

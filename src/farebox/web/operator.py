@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -12,14 +13,19 @@ from starlette.responses import JSONResponse, Response
 from farebox.domain.keys import Secret
 from farebox.errors import OperatorOnly
 
-__all__ = ["Operator", "add_operator_routes"]
+__all__ = ["Operator", "Readiness", "add_operator_routes"]
+
+Readiness = Literal["ready", "degraded", "not ready"]
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """`ready` says whether calls would be let in; without a `token` the metrics stay closed."""
+    """`ready` says whether calls would be let in; "degraded": they are, although the ledger is away.
 
-    ready: Callable[[], bool]
+    Without a `token` the metrics stay closed.
+    """
+
+    ready: Callable[[], Readiness]
     registry: CollectorRegistry
     token: Secret | None
 
@@ -34,7 +40,7 @@ def add_operator_routes(app: FastAPI, operator: Operator) -> None:
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
         ready = operator.ready()
-        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+        return JSONResponse({"status": ready}, 503 if ready == "not ready" else 200)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics(request: Request) -> Response:

@@ -180,6 +180,31 @@ def test_staleness(house: House) -> None:
     assert len(house.store.looked_up) == 1
 
 
+def test_staleness_with_a_spool(house: House) -> None:
+    """Only while the store itself is away are facts trusted longer, for the stated time; unknown keys not (L16, I9)."""
+    text = house.sell()
+    gate = Gate(house.store, house.clock, (NEW, OLD), 60, spool_seconds=30)
+    gate.poll()
+    house.enter(text, gate)
+    house.clock.manual.pass_ms(2_001)
+    with pytest.raises(FactsStale):  # nobody asked: the store is not known to be away
+        house.enter(text, gate)
+    house.store.lost = True
+    with pytest.raises(StoreUnavailable):
+        gate.poll()
+    house.clock.manual.pass_ms(27_999)
+    assert house.enter(text, gate).key.id == "key_1"
+    assert gate.cached(gate.digests(mint(bytes(32), live=False).reveal())) is None
+    house.clock.manual.pass_ms(1)
+    with pytest.raises(FactsStale):
+        house.enter(text, gate)
+    house.store.lost = False
+    gate.poll()
+    house.clock.manual.pass_ms(2_001)
+    with pytest.raises(FactsStale):
+        house.enter(text, gate)
+
+
 def test_nobody_passes_before_the_feed_was_read(house: House) -> None:
     """A new process trusts nothing until it has read the feed (L14)."""
     fresh = house.new_gate()

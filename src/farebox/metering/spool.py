@@ -1,0 +1,187 @@
+"""When the ledger cannot be reached (L16): batches go to a file on this machine, and from there into the ledger, once.
+
+A spool is a writer of its own, so that its batches are numbered, fenced and counted like all others (L1). Never spools
+what the ledger could take, and never drops what was spooled.
+"""
+
+import os
+import threading
+from contextlib import closing
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from farebox.domain.usage import Batch, Increment
+from farebox.errors import StoreError, StoreUnavailable, WriterFenced
+from farebox.ports import Clock, Entropy, Spool, SpooledBatch, SpoolFolder, SpoolSummary, Store
+
+__all__ = ["SPOOL_GENERATIONS_MAX", "SPOOL_ROUND_BATCHES_MAX", "Spooler", "replay"]
+
+SPOOL_ROUND_BATCHES_MAX: Final = 200
+SPOOL_GENERATIONS_MAX: Final = 100
+_TOO_LONG: Final = "Usage cannot be recorded right now: the ledger has been away for too long."
+
+_log = structlog.get_logger("farebox.spool")
+
+
+class Spooler:
+    """This process's spool, when it has one, and those that dead processes left behind.
+
+    `append` belongs on the writer thread; `step`, `finish` and `adopt` may run on another.
+    """
+
+    def __init__(
+        self, store: Store, folder: SpoolFolder, clock: Clock, entropy: Entropy, *, seconds_max: int | None
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._clock = clock
+        self._entropy = entropy
+        self._seconds_max = seconds_max
+        self._spool: Spool | None = None
+        self._process = 0
+        self._begun_ms = 0
+        self._ledger_id: str | None = None
+        self._merging = threading.Lock()
+        self.spooled_batches = 0
+
+    @property
+    def allowed(self) -> bool:
+        """Whether calls may go on while the ledger is away. What was spooled before is merged in any case."""
+        return self._seconds_max is not None
+
+    @property
+    def active(self) -> bool:
+        """Whether this process spools now. After a fork the child does not."""
+        return self._spool is not None and self._process == os.getpid()
+
+    @property
+    def seconds(self) -> int:
+        """How long this process has been spooling."""
+        return (self._clock.monotonic_ms() - self._begun_ms) // 1000 if self.active else 0
+
+    def learn(self) -> None:
+        """Ask the ledger for its id while it can be reached: a spool belongs to one ledger. StoreError."""
+        if self._ledger_id is None:
+            self._ledger_id = self._store.ledger().id
+
+    def try_out(self) -> None:
+        """Make a spool and remove it. StoreUnavailable when that cannot be done here."""
+        self.learn()
+        self._folder.create(str(self._ledger_id), f"try_{self._entropy.token()}", self._clock.now_at()).remove()
+
+    def append(self, increments: tuple[Increment, ...], origin: Batch | None = None) -> None:
+        """Make a batch durable in the spool, which begins with the first. StoreUnavailable: it does not count."""
+        if self._seconds_max is None or self._ledger_id is None:
+            raise StoreUnavailable(internal="nothing may be spooled")
+        if not self.active:
+            writer = f"spool_{self._entropy.token()}"
+            self._spool = self._folder.create(self._ledger_id, writer, self._clock.now_at())
+            self._process, self._begun_ms = os.getpid(), self._clock.monotonic_ms()
+            _log.warning("spool_begun", writer=writer)
+        if self.seconds > self._seconds_max:
+            raise StoreUnavailable(_TOO_LONG)
+        spool = self._require()
+        spool.append(SpooledBatch(spool.batches + 1, self._entropy.token(), increments, origin))
+        self.spooled_batches += 1
+
+    def step(self) -> bool:
+        """Bring some of this process's spool into the ledger. True when at most a round of it is left. StoreError."""
+        with self._merging:
+            spool = self._require()
+            replay(self._store, spool, SPOOL_ROUND_BATCHES_MAX)
+            return _waiting(self._store, spool) <= SPOOL_ROUND_BATCHES_MAX
+
+    def finish(self) -> None:
+        """Bring the rest into the ledger and end the spool. On the writer thread, so that nothing comes in between."""
+        with self._merging:
+            spool = self._require()
+            while _waiting(self._store, spool):
+                replay(self._store, spool, SPOOL_ROUND_BATCHES_MAX)
+            _end(self._store, spool)
+            _log.warning("spool_merged", writer=spool.writer, batches=spool.batches, seconds=self.seconds)
+            self._spool = None
+
+    def close(self) -> None:
+        """Leave the spool to whoever comes next."""
+        with self._merging:
+            if self.active:
+                self._require().close()
+            self._spool = None
+
+    def adopt(self) -> bool:
+        """Bring what dead processes left behind into the ledger. True when there was something. StoreError."""
+        self.learn()
+        found = False
+        with closing(self._folder.abandoned(str(self._ledger_id))) as spools:
+            for spool in spools:
+                found = True
+                while _waiting(self._store, spool):
+                    replay(self._store, spool, SPOOL_ROUND_BATCHES_MAX)
+                _end(self._store, spool)
+                _log.warning("spool_adopted", writer=spool.writer, batches=spool.batches)
+        return found
+
+    def summary(self) -> SpoolSummary:
+        """What waits in the folder for this ledger, of whatever process."""
+        return self._folder.waiting(self._ledger_id) if self._ledger_id is not None else SpoolSummary()
+
+    def _require(self) -> Spool:
+        if self._spool is None:
+            raise StoreUnavailable(internal="this process has no spool")
+        return self._spool
+
+
+def replay(store: Store, spool: Spool, limit: int) -> None:
+    """Commit up to `limit` of the spool's waiting batches in order, each once, whoever else does so, and although a
+    crash or a lost answer may have come between any two steps before. StoreError: some of them wait on.
+    """
+    writer, before, own = _standing(store, spool)
+    for spooled in islice(spool.read(before + own), limit):
+        missing = spooled.origin is None or not _landed(store, spooled.origin)
+        increments = spooled.increments if missing else ()
+        try:
+            store.commit_batch(Batch(writer, spooled.number - before, spooled.nonce, increments))
+        except WriterFenced:
+            return  # somebody else was faster, or closed the writer: look again
+
+
+def _standing(store: Store, spool: Spool) -> tuple[str, int, int]:
+    """The writer that takes the next batch, how many landed under those before it, and how many under itself.
+
+    A writer that was closed while the ledger was away takes nothing more, and what it has not taken never lands
+    under it: that goes under the next one, whose name follows from the spool's, so that everybody finds it.
+    """
+    before = 0
+    for generation in range(SPOOL_GENERATIONS_MAX):
+        writer = f"{spool.writer}.{generation}" if generation else spool.writer
+        state = store.writer_state(writer)
+        if state is None:
+            return writer, before, 0
+        if state.live:
+            return writer, before, state.number
+        before += state.number
+    raise StoreError(internal=f"the writers of spool {spool.writer} are closed again and again")
+
+
+def _waiting(store: Store, spool: Spool) -> int:
+    _, before, own = _standing(store, spool)
+    return spool.batches - before - own
+
+
+def _landed(store: Store, origin: Batch) -> bool:
+    """Whether the batch whose answer was lost is in the ledger. It never lands after this, so the answer stays true."""
+    try:
+        return store.batch_landed(origin)
+    except WriterFenced:
+        state = store.writer_state(origin.writer)
+        return state is not None and (state.number, state.nonce) == (origin.number, origin.nonce)
+
+
+def _end(store: Store, spool: Spool) -> None:
+    """The file goes first: as long as it is there, the ledger must know how far its writer came."""
+    spool.remove()
+    writer, _, own = _standing(store, spool)
+    if own:
+        store.close_writer(writer)
