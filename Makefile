@@ -25,7 +25,7 @@ test: $(VENV)/test.stamp ## All tests
 lint: $(VENV)/test.stamp ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/test.stamp ## What being paid costs: protected over unprotected (PART=sandbox: the local Stripe's own)
+bench: $(VENV)/test.stamp ## What being paid costs: protected over unprotected (PART=ledger, sandbox: growth and start; the local Stripe)
 	@$(BIN)/python -m bench $(if $(PART),--part $(PART)) $(ARGS)
 
 soak: ## Not there yet: the long run of faults comes with PostgreSQL

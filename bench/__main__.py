@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 
-from bench import sandbox
+from bench import ledger, sandbox
 from farebox.app import open_provider
 from farebox.billing.catalog import apply_push, plan_push
 from farebox.config import load_settings
@@ -48,7 +48,7 @@ meter = "calls"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("calls", "sandbox"), default="calls", help="sandbox: the local Stripe's own")
+    parser.add_argument("--part", choices=("calls", "ledger", "sandbox"), default="calls", help="what to measure")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--connections", type=int, default=32)
@@ -56,6 +56,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part == "sandbox":
         sandbox.run(arguments)
+        return
+    if arguments.part == "ledger":
+        ledger.run(CONFIG)
         return
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -78,7 +78,7 @@ class _Access(_Table):
 
 
 class _Reporting(_Table):
-    seal_seconds: Annotated[int, BeforeValidator(_whole)] = Field(default=60, ge=1, le=SEAL_SECONDS_MAX)
+    seal_seconds: Annotated[int, BeforeValidator(_whole)] = Field(default=300, ge=1, le=SEAL_SECONDS_MAX)
 
 
 class _Ledger(_Table):

@@ -177,7 +177,7 @@ def test_rows_add_up(store: Store) -> None:
         UsageLine("tokens", 7, 1, AT + 5, "GET /api", "key_1"),
     ]
     assert store.usage("acc_1", AT + 1, AT + HOUR) == []
-    assert [store.key_used("key_1"), store.key_used("key_2")] == [True, False]
+    assert [store.key_used("acc_1", "key_1"), store.key_used("acc_1", "key_2")] == [True, False]
 
 
 def test_record_ids(store: Store) -> None:

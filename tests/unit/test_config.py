@@ -53,7 +53,7 @@ def test_defaults(tmp_path: Path) -> None:
     settings = load(tmp_path)
     settings.require_serving()
     assert (settings.prefix, settings.credentials) == ("/billing", ("bearer", "x-api-key"))
-    assert (settings.past_due_grace_seconds, settings.seal_seconds) == (3 * 86_400, 60)
+    assert (settings.past_due_grace_seconds, settings.seal_seconds) == (3 * 86_400, 300)
     assert (settings.database_url, settings.stripe_api_base) == ("sqlite:///farebox.db", None)
     assert settings.catalog.meters == {"calls": Meter("calls", "API calls", "calls")}
     assert settings.catalog.routes == (Route("GET", "/api", False, "calls", 1),)

@@ -40,7 +40,7 @@ def look_at_claim(store: Store, provider: Provider, clock: Clock, session_id: st
         raise ClaimUnknown("We do not know this purchase. Open the link that Checkout sent you back with.")
     if checkout.claimed_at is not None:
         late = clock.now_at() >= checkout.claimed_at + CLAIM_REPLACE_SECONDS
-        if late or checkout.key_id is None or store.key_used(checkout.key_id):
+        if late or checkout.key_id is None or store.key_used(checkout.account_id, checkout.key_id):
             raise _taken()
         return checkout
     session = provider.checkout(session_id)

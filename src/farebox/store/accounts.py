@@ -201,7 +201,7 @@ def _account_in_use(connection: Connection, account_id: str, key_id: str, since:
     )
     used = sa.select(1).where(u.account_id == account_id, u.last_used_at >= since)
     return (
-        key_was_used(connection, key_id)
+        key_was_used(connection, account_id, key_id)
         or connection.execute(others.limit(1)).first() is not None
         or connection.execute(used.limit(1)).first() is not None
     )

@@ -82,15 +82,16 @@ usage = Table(
     metadata,
     Column("account_id", String(64), primary_key=True),
     Column("meter", String(64), primary_key=True),
+    Column("bucket_start", BigInteger, primary_key=True),
     Column("key_id", String(64), primary_key=True),
     Column("operation", String(256), primary_key=True),
-    Column("bucket_start", BigInteger, primary_key=True),
     Column("writer", String(64), primary_key=True),
     Column("quantity", BigInteger, nullable=False),
     Column("calls", BigInteger, nullable=False),
     Column("last_used_at", BigInteger, nullable=False),
     # A hint for the sealer, set by each increment in the same row write. The truth is the difference (L5).
     Column("dirty", Boolean, nullable=False),
+    sqlite_with_rowid=False,  # the key is most of the row: kept once, in the order in which it is asked for
 )
 Index(
     "usage_dirty",
@@ -100,8 +101,6 @@ Index(
     sqlite_where=usage.c.dirty,
     postgresql_where=usage.c.dirty,
 )
-Index("usage_bucket", usage.c.account_id, usage.c.meter, usage.c.bucket_start)
-Index("usage_key", usage.c.key_id)
 
 recorded = Table(
     "recorded",

@@ -79,13 +79,14 @@ class UsageTables:
             return [UsageLine(r[0], int(r[3]), int(r[4]), r[5], operation=r[1], key_id=r[2]) for r in lines]
         return [UsageLine(r[0], int(r[1]), int(r[2]), r[3]) for r in lines]
 
-    def key_used(self, key_id: str) -> bool:
+    def key_used(self, account_id: str, key_id: str) -> bool:
         with self._database.read() as connection:
-            return key_was_used(connection, key_id)
+            return key_was_used(connection, account_id, key_id)
 
 
-def key_was_used(connection: Connection, key_id: str) -> bool:
-    return connection.execute(sa.select(1).where(t.usage.c.key_id == key_id).limit(1)).first() is not None
+def key_was_used(connection: Connection, account_id: str, key_id: str) -> bool:
+    used = sa.select(1).where(t.usage.c.account_id == account_id, t.usage.c.key_id == key_id)
+    return connection.execute(used.limit(1)).first() is not None
 
 
 def _take_number(connection: Connection, batch: Batch) -> bool:
@@ -130,9 +131,9 @@ def _first_record(connection: Connection, increment: Increment) -> bool:
 
 def _add(connection: Connection, writer: str, increments: Iterable[Increment]) -> None:
     """Add to the writer's own rows: summed first, then one statement in key order."""
-    sums: dict[tuple[str, str, str, str, int], list[int]] = {}
+    sums: dict[tuple[str, str, int, str, str], list[int]] = {}
     for i in increments:
-        row = sums.setdefault((i.account_id, i.meter, i.key_id, i.operation, i.bucket_start), [0, 0, 0])
+        row = sums.setdefault((i.account_id, i.meter, i.bucket_start, i.key_id, i.operation), [0, 0, 0])
         row[0] += i.quantity
         row[1] += i.calls
         row[2] = max(row[2], i.used_at)
@@ -142,9 +143,9 @@ def _add(connection: Connection, writer: str, increments: Iterable[Increment]) -
         {
             "account_id": key[0],
             "meter": key[1],
-            "key_id": key[2],
-            "operation": key[3],
-            "bucket_start": key[4],
+            "bucket_start": key[2],
+            "key_id": key[3],
+            "operation": key[4],
             "writer": writer,
             "quantity": quantity,
             "calls": calls,

@@ -90,15 +90,16 @@ def upgrade() -> None:
         "usage",
         sa.Column("account_id", sa.String(length=64), nullable=False),
         sa.Column("meter", sa.String(length=64), nullable=False),
+        sa.Column("bucket_start", sa.BigInteger(), nullable=False),
         sa.Column("key_id", sa.String(length=64), nullable=False),
         sa.Column("operation", sa.String(length=256), nullable=False),
-        sa.Column("bucket_start", sa.BigInteger(), nullable=False),
         sa.Column("writer", sa.String(length=64), nullable=False),
         sa.Column("quantity", sa.BigInteger(), nullable=False),
         sa.Column("calls", sa.BigInteger(), nullable=False),
         sa.Column("last_used_at", sa.BigInteger(), nullable=False),
         sa.Column("dirty", sa.Boolean(), nullable=False),
-        sa.PrimaryKeyConstraint("account_id", "meter", "key_id", "operation", "bucket_start", "writer"),
+        sa.PrimaryKeyConstraint("account_id", "meter", "bucket_start", "key_id", "operation", "writer"),
+        sqlite_with_rowid=False,
     )
     op.create_index(
         "usage_dirty",
@@ -108,8 +109,6 @@ def upgrade() -> None:
         sqlite_where=sa.text("dirty"),
         postgresql_where=sa.text("dirty"),
     )
-    op.create_index("usage_bucket", "usage", ["account_id", "meter", "bucket_start"], unique=False)
-    op.create_index("usage_key", "usage", ["key_id"], unique=False)
     op.create_table(
         "writers",
         sa.Column("id", sa.String(length=64), nullable=False),
