@@ -12,6 +12,7 @@
     │   └── ClaimRefused                ClaimUnknown · ClaimUnpaid · ClaimExpired · ClaimTaken
     ├── UsageError                      the seller's code asked for something impossible
     │   ├── MeterUnknown · QuantityInvalid · ChargeTooLate · ChargeOutsideCall · RecordConflict · AccountUnknown
+    │   ├── AdjustmentRefused
     ├── NotStarted                      a call came before the lifespan ran
     ├── SmokeFailed                     a step of the demo's journey did not hold
     ├── StoreError
@@ -34,6 +35,7 @@ from typing import ClassVar
 __all__ = [
     "AccessRefused",
     "AccountUnknown",
+    "AdjustmentRefused",
     "AlreadySubscribed",
     "BodyTooLarge",
     "ChargeOutsideCall",
@@ -288,6 +290,11 @@ class RecordConflict(UsageError):
 class AccountUnknown(UsageError):
     code = "account_unknown"
     title = "There is no such account"
+
+
+class AdjustmentRefused(UsageError):
+    code = "adjustment_refused"
+    title = "Usage cannot be corrected like this"
 
 
 class NotStarted(FareboxError):

@@ -17,11 +17,13 @@ from tests.shop import StillClock
 
 from farebox.domain.access import Facts
 from farebox.domain.accounts import Account, Checkout, Subscription, SubscriptionItem
+from farebox.domain.audit import AuditEntry
+from farebox.domain.corrections import Adjustment
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.keys import ApiKey
-from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState, Unsealed, seal
+from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState, Unsealed, freeze, seal
 from farebox.domain.usage import Batch, Increment, Period, UsageLine
-from farebox.errors import RecordConflict, StoreError, StoreUnavailable, StoreUnusable, WriterFenced
+from farebox.errors import AdjustmentRefused, RecordConflict, StoreError, StoreUnavailable, StoreUnusable, WriterFenced
 from farebox.ports import Changes, Store
 from farebox.store import feed
 from farebox.store.sql import MEMORY_URL, SqlStore
@@ -716,3 +718,77 @@ def test_nothing_is_sealed_in_a_period_whose_invoice_is_final(store: Store) -> N
     late, fresh = used(3), used(4, bucket_start=AT + 30 * DAY, used_at=AT + 30 * DAY + 5)
     assert [event.value for event in sealed(store, late, fresh, now=AT + 31 * DAY)] == [4]
     assert store.report_summary().unsealed_quantity == 3
+
+
+def adjustment(quantity: int, **changes: Any) -> Adjustment:
+    return replace(Adjustment("adj_1", "acc_1", "calls", AT + 60, quantity, "a mistake", "ada", AT + 90), **changes)
+
+
+def adjusted(store: Store, asked: Adjustment) -> Adjustment:
+    def plan(unsealed: Unsealed) -> MeterEvent:
+        return freeze("ledger", unsealed, "farebox_calls", AT + 90, asked.quantity, kind="adjustment")
+
+    audit = AuditEntry(SystemEntropy().token(), AT + 90, "ada", "adjust", asked.account_id)
+    return store.adjust(asked, plan, period=ITEM.period, bucket_start=AT, audit=audit)
+
+
+def test_a_correction_is_an_event_of_its_own(store: Store) -> None:
+    """L11: it is no part of what the sealer takes for sealed, and usage goes on being sealed beside it."""
+    buyer(store)
+    (first,) = sealed(store, used(5))
+    made = adjusted(store, adjustment(-2))
+    (second,) = sealed(store, used(3))
+    events = {event.identifier: event for event in store.meter_events()}
+    assert made.identifier is not None
+    assert (events[made.identifier].value, events[made.identifier].kind) == (-2, "adjustment")
+    assert (first.value, second.value) == (5, 3)
+    assert sorted(event.sequence for event in events.values()) == [0, 1, 2]
+    assert len({event.timestamp for event in events.values()}) == 2, "in minutes of their own, as far as there are any"
+    assert store.adjusted("acc_1", AT, AT + HOUR) == {"calls": -2}
+    assert store.report_summary().unsealed_quantity == 0
+    assert [entry.action for entry in store.audit("acc_1")] == ["adjust"]
+
+
+def test_a_correction_counts_once_for_each_id(store: Store) -> None:
+    """L11: a repetition changes nothing; the same id for something else is refused."""
+    buyer(store)
+    sealed(store, used(5))
+    assert adjusted(store, adjustment(-2)) == adjusted(store, adjustment(-2))
+    assert store.adjusted("acc_1", AT, EVER) == {"calls": -2}
+    with pytest.raises(RecordConflict):
+        adjusted(store, adjustment(-1))
+
+
+def test_corrections_never_come_below_zero(store: Store) -> None:
+    """L11: all corrections of a period together take off no more than it holds, of this account and meter alone."""
+    buyer(store)
+    buyer(store, 2)
+    sealed(store, used(5), used(50, account_id="acc_2"), used(50, meter="tokens"))
+    adjusted(store, adjustment(-4))
+    with pytest.raises(AdjustmentRefused, match="holds 1 calls"):
+        adjusted(store, adjustment(-2, id="adj_2"))
+    adjusted(store, adjustment(-1, id="adj_3"))
+    assert store.adjusted("acc_1", AT, EVER) == {"calls": -5}
+    assert len(store.adjustments("acc_1")) == 2
+
+
+def test_a_final_invoice_is_corrected_at_stripe(store: Store) -> None:
+    """L11: no meter event can change a final invoice, so none is made, and the refusal says what helps."""
+    account = buyer(store)
+    store.put_subscriptions(account.id, (SUBSCRIPTION,), fence=store.take_fence(account.id), at=AT)
+    sealed(store, used(5))
+    store.close_period(store.periods(account.id)[0], invoice_id="in_1", finalized_at=AT + 31 * DAY)
+    with pytest.raises(AdjustmentRefused, match="credit note"):
+        adjusted(store, adjustment(-2))
+    assert store.adjusted("acc_1", AT, EVER) == {}
+
+
+def test_an_act_and_its_entry_land_together(store: Store) -> None:
+    """Who ended a key stands in the audit log exactly when the key was ended."""
+    buyer(store)
+    store.add_key(key())
+    entry = AuditEntry("aud_1", AT, "ada@host", "key.revoke", "acc_1", {"key": "key_1"})
+    assert not store.end_key("acc_1", "key_2", at=AT, audit=replace(entry, id="aud_0"))
+    assert store.end_key("acc_1", "key_1", at=AT, audit=entry)
+    assert store.audit() == store.audit("acc_1") == [entry]
+    assert store.audit("acc_2") == []

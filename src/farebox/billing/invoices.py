@@ -42,10 +42,11 @@ def usage_report(store: Store, clock: Clock, account: Account, grace_seconds: in
     subscription = _current(store.subscriptions(account.id), clock, grace_seconds)
     period = _period_now(subscription, clock.now_at())
     used = {line.meter: line for line in store.usage(account.id, period.start, period.end)}
+    corrected = store.adjusted(account.id, period.start, period.end)
     prices = {item.meter: item.unit_amount for item in subscription.items}
     meters = []
-    for name in sorted(used.keys() | prices.keys()):
-        quantity = used[name].quantity if name in used else 0
+    for name in sorted(used.keys() | corrected.keys() | prices.keys()):
+        quantity = (used[name].quantity if name in used else 0) + corrected.get(name, 0)
         price = prices.get(name)
         amount = line_amount(quantity, price) if price is not None else 0
         meters.append(MeterCost(name, quantity, used[name].calls if name in used else 0, price, amount))

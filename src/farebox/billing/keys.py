@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from farebox.domain.audit import AuditEntry
 from farebox.domain.keys import KEY_ENTROPY_BYTES, ApiKey, Pepper, Secret, digest, mint
 from farebox.errors import InputInvalid, NotFound
 from farebox.ports import Clock, Entropy, Store
@@ -64,12 +65,13 @@ def create_key(
     live: bool,
     account_id: str,
     name: str = "",
+    audit: AuditEntry | None = None,
 ) -> tuple[Secret, ApiKey]:
     """A further key for the account. InputInvalid at the limit of live keys."""
     if len(live_keys(store, account_id, clock.now_at())) >= KEYS_PER_ACCOUNT_MAX:
         raise InputInvalid(f"An account has at most {KEYS_PER_ACCOUNT_MAX} keys. Revoke one first.")
     secret, row = new_key(clock, entropy, peppers, live=live, account_id=account_id, name=name)
-    store.add_key(row)
+    store.add_key(row, audit=audit.with_detail(key=row.id) if audit is not None else None)
     return secret, row
 
 
@@ -83,6 +85,7 @@ def rotate_key(
     account_id: str,
     key_id: str,
     overlap_seconds: int = OVERLAP_SECONDS,
+    audit: AuditEntry | None = None,
 ) -> tuple[Secret, ApiKey]:
     """A new key in the place of an old one, which works on for the overlap. NotFound unless the old key is live."""
     if not 0 <= overlap_seconds <= OVERLAP_SECONDS_MAX:
@@ -93,12 +96,14 @@ def rotate_key(
     if old.expires_at is not None:
         raise InputInvalid("This key has been rotated already and is about to expire. Rotate the new one.")
     secret, row = new_key(clock, entropy, peppers, live=live, account_id=account_id, name=old.name)
-    if not store.rotate_key(key_id, row, expires_at=row.created_at + overlap_seconds):
+    entry = audit.with_detail(old=key_id, key=row.id) if audit is not None else None
+    if not store.rotate_key(key_id, row, expires_at=row.created_at + overlap_seconds, audit=entry):
         raise NotFound("There is no such live key.")
     return secret, row
 
 
-def revoke_key(store: Store, clock: Clock, *, account_id: str, key_id: str) -> None:
+def revoke_key(store: Store, clock: Clock, *, account_id: str, key_id: str, audit: AuditEntry | None = None) -> None:
     """End a key at once. NotFound unless the account has such a live key."""
-    if not store.end_key(account_id, key_id, at=clock.now_at()):
+    entry = audit.with_detail(key=key_id) if audit is not None else None
+    if not store.end_key(account_id, key_id, at=clock.now_at(), audit=entry):
         raise NotFound("There is no such live key.")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from farebox.billing.keys import OVERLAP_SECONDS, create_key, revoke_key, rotate_key
-from farebox.cli.context import AccountArgument, ConfigOption, JsonOption, ledger, require_account
+from farebox.cli.context import AccountArgument, ActorOption, ConfigOption, JsonOption, audited, ledger, require_account
 from farebox.terminal import OUT, print_json, print_key, print_rows
 
 __all__ = ["keys_app"]
@@ -28,13 +28,21 @@ def keys_create(
     account: AccountArgument,
     config: ConfigOption = None,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    actor: ActorOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """A further key. It is shown this once."""
     with ledger(config) as (settings, store, clock, entropy):
         require_account(store, account)
         secret, row = create_key(
-            store, clock, entropy, settings.require_peppers(), live=settings.live, account_id=account, name=name
+            store,
+            clock,
+            entropy,
+            settings.require_peppers(),
+            live=settings.live,
+            account_id=account,
+            name=name,
+            audit=audited(clock, entropy, "key.create", account, actor),
         )
     print_key(secret.reveal(), row.id, as_json=as_json)
 
@@ -45,6 +53,7 @@ def keys_rotate(
     key: Annotated[str, typer.Argument(help="A key's id, key_…")],
     config: ConfigOption = None,
     overlap_seconds: Annotated[int, typer.Option(help="How long the old key works on.")] = OVERLAP_SECONDS,
+    actor: ActorOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """A new key in the place of an old one, which works on for the overlap."""
@@ -58,6 +67,7 @@ def keys_rotate(
             account_id=account,
             key_id=key,
             overlap_seconds=overlap_seconds,
+            audit=audited(clock, entropy, "key.rotate", account, actor),
         )
     print_key(secret.reveal(), row.id, as_json=as_json)
 
@@ -67,11 +77,13 @@ def keys_revoke(
     account: AccountArgument,
     key: Annotated[str, typer.Argument(help="A key's id, key_…")],
     config: ConfigOption = None,
+    actor: ActorOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """End a key at once, in every process that serves this ledger."""
-    with ledger(config) as (_, store, clock, _entropy):
-        revoke_key(store, clock, account_id=account, key_id=key)
+    with ledger(config) as (_, store, clock, entropy):
+        audit = audited(clock, entropy, "key.revoke", account, actor)
+        revoke_key(store, clock, account_id=account, key_id=key, audit=audit)
     if as_json:
         print_json({"revoked": key})
     else:

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 
 from farebox.app import open_provider, open_spools
 from farebox.billing.doctor import Finding, diagnose
-from farebox.cli.context import ConfigOption, JsonOption, ledger
+from farebox.cli.context import ConfigOption, JsonOption, audited, ledger
 from farebox.config import Settings, load_settings
 from farebox.errors import ConfigError, FareboxError
 from farebox.protect import Farebox
@@ -32,7 +32,8 @@ def serve(
 
 def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Create the ledger's schema or bring it up to date."""
-    with ledger(config, migrate=True) as (_, store, _clock, _entropy):
+    with ledger(config, migrate=True) as (_, store, clock, entropy):
+        store.add_audit(audited(clock, entropy, "migrate", "ledger"))
         found = store.ledger()
     if as_json:
         print_json(asdict(found))

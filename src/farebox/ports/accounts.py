@@ -5,6 +5,7 @@ from typing import Protocol
 
 from farebox.domain.access import Facts
 from farebox.domain.accounts import Account, Checkout, Subscription
+from farebox.domain.audit import AuditEntry
 from farebox.domain.inbox import InboxEvent, InboxWork
 from farebox.domain.keys import ApiKey
 
@@ -21,15 +22,26 @@ class AccountStore(Protocol):
     def account_of_customer(self, customer_id: str) -> Account | None: ...
     def accounts(self, *, limit: int, after: str = "") -> list[Account]: ...
     def subscriptions(self, account_id: str) -> tuple[Subscription, ...]: ...
-    def add_key(self, key: ApiKey) -> None: ...
+    def add_key(self, key: ApiKey, *, audit: AuditEntry | None = None) -> None:
+        """`audit`, here and below, is who did it, kept in the same transaction."""
+        ...
+
     def keys(self, account_id: str) -> list[ApiKey]: ...
-    def end_key(self, account_id: str, key_id: str, *, at: int, expires_at: int | None = None) -> bool:
+    def end_key(
+        self,
+        account_id: str,
+        key_id: str,
+        *,
+        at: int,
+        expires_at: int | None = None,
+        audit: AuditEntry | None = None,
+    ) -> bool:
         """Revoke now, or let expire at a time (never later than it already does). False when the account has no such
         live key. A revocation is sticky. The change is in the feed.
         """
         ...
 
-    def rotate_key(self, old_key_id: str, new: ApiKey, *, expires_at: int) -> bool:
+    def rotate_key(self, old_key_id: str, new: ApiKey, *, expires_at: int, audit: AuditEntry | None = None) -> bool:
         """Add `new` and let the old key of the same account expire, in one transaction.
 
         False when there is none live.

@@ -19,8 +19,10 @@ from farebox.domain.accounts import (
     Subscription,
     with_status_times,
 )
+from farebox.domain.audit import AuditEntry
 from farebox.domain.keys import ApiKey
 from farebox.store import tables as t
+from farebox.store.audit import write_audit
 from farebox.store.engine import Database, rerun
 from farebox.store.feed import announce
 from farebox.store.periods import items_text, read_items, record_periods
@@ -97,9 +99,10 @@ class AccountTables:
                 announce(connection, account_id)
             return applied is not Applied.OUTDATED
 
-    def add_key(self, key: ApiKey) -> None:
+    def add_key(self, key: ApiKey, *, audit: AuditEntry | None = None) -> None:
         with self._database.write() as connection:
             connection.execute(sa.insert(t.api_keys).values(asdict(key)))
+            write_audit(connection, audit)
             announce(connection, key.account_id)
 
     def keys(self, account_id: str) -> list[ApiKey]:
@@ -109,19 +112,29 @@ class AccountTables:
             return [ApiKey(**row._mapping) for row in connection.execute(query)]
 
     @rerun
-    def end_key(self, account_id: str, key_id: str, *, at: int, expires_at: int | None = None) -> bool:
+    def end_key(
+        self,
+        account_id: str,
+        key_id: str,
+        *,
+        at: int,
+        expires_at: int | None = None,
+        audit: AuditEntry | None = None,
+    ) -> bool:
         with self._database.write() as connection:
             ended = _end_key(connection, account_id, key_id, at=at, expires_at=expires_at)
             if ended:
+                write_audit(connection, audit)
                 announce(connection, account_id)
             return ended
 
     @rerun
-    def rotate_key(self, old_key_id: str, new: ApiKey, *, expires_at: int) -> bool:
+    def rotate_key(self, old_key_id: str, new: ApiKey, *, expires_at: int, audit: AuditEntry | None = None) -> bool:
         with self._database.write() as connection:
             if not _end_key(connection, new.account_id, old_key_id, at=new.created_at, expires_at=expires_at):
                 return False
             connection.execute(sa.insert(t.api_keys).values(asdict(new)))
+            write_audit(connection, audit)
             announce(connection, new.account_id)
             return True
 

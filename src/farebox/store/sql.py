@@ -11,6 +11,8 @@ from farebox.errors import StoreUnusable
 from farebox.ports import Clock, Durability, Entropy, Ledger
 from farebox.store import tables as t
 from farebox.store.accounts import AccountTables
+from farebox.store.audit import AuditTables
+from farebox.store.corrections import CorrectionTables
 from farebox.store.engine import Database, insert_new
 from farebox.store.feed import FeedTables
 from farebox.store.inbox import InboxTables
@@ -23,7 +25,9 @@ __all__ = ["MEMORY_URL", "SqlStore"]
 MEMORY_URL: Final = "sqlite://"
 
 
-class SqlStore(UsageTables, FeedTables, AccountTables, InboxTables, ReportTables, PeriodTables):
+class SqlStore(
+    UsageTables, FeedTables, AccountTables, InboxTables, ReportTables, PeriodTables, CorrectionTables, AuditTables
+):
     """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once.
 
     `allow_weak_durability`: take a database that could lose what it acknowledged.

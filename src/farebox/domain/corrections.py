@@ -1,0 +1,62 @@
+"""Corrections of usage (L11) and usage that comes too late for its invoice (L10)."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
+
+from farebox.domain.rating import line_amount
+
+__all__ = ["REASON_CHARACTERS_MAX", "Adjustment", "LateItem", "late_amount", "late_description"]
+
+REASON_CHARACTERS_MAX: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """A signed correction, counted at `used_at`. `identifier` is that of its own meter event."""
+
+    id: str
+    account_id: str
+    meter: str
+    used_at: int
+    quantity: int
+    reason: str
+    actor: str
+    created_at: int
+    identifier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LateItem:
+    """Usage of a period that its invoice does not have, billed as an invoice item. `amount` in minor units.
+
+    `invoice_item_id` is the provider's, None until it is known there.
+    """
+
+    id: str
+    account_id: str
+    meter: str
+    period_start: int
+    period_end: int
+    quantity: int
+    amount: int
+    currency: str
+    reason: str
+    created_at: int
+    invoice_item_id: str | None = None
+
+
+def late_amount(billed: int, late: int, unit_amount: Decimal) -> int:
+    """What `late` units cost on top of `billed` ones, so that both together cost what one invoice would have."""
+    return line_amount(billed + late, unit_amount) - line_amount(billed, unit_amount)
+
+
+def late_description(title: str, quantity: int, start: int, end: int) -> str:
+    """As it stands on the invoice: 3 × API calls of October 2026, reported late."""
+    first, last = datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC)
+    whole_month = (first.day, first.hour, first.minute, first.second) == (1, 0, 0, 0) and (
+        (last.day, last.month) == (1, first.month % 12 + 1) and end - start <= 31 * 86_400
+    )
+    span = f"{first:%B %Y}" if whole_month else f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+    return f"{quantity} × {title} of {span}, reported late"
