@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 from tests.postgres import Cluster
+from tests.settling import settle
 from tests.shop import StillClock
 
 from farebox.domain.access import Facts
@@ -102,7 +103,7 @@ def delivered(store: Store) -> None:
     """All that is sealed has reached Stripe."""
     while events := take(store, now=AT + 2 * HOUR):
         for event in events:
-            store.settle_meter_event("h1", event, DELIVERED, state=ReportState.DELIVERED, now=AT + 2 * HOUR)
+            settle(store, "h1", event, DELIVERED, state=ReportState.DELIVERED, now=AT + 2 * HOUR)
 
 
 def news(id: str, customer_id: str | None = "cus_1") -> InboxEvent:
@@ -303,7 +304,7 @@ def test_meter_events_are_leased(store: Store) -> None:
     assert {(e.state, e.attempts, e.first_unknown_at) for e in first} == {(ReportState.SENDING, 1, None)}
     assert take(store, holder="h2", now=AT + 119) == []
     one = next(e for e in first if e.value == 1)
-    assert store.settle_meter_event("h1", one, DELIVERED, state=ReportState.DELIVERED, now=AT + 3)
+    assert settle(store, "h1", one, DELIVERED, state=ReportState.DELIVERED, now=AT + 3)
     assert [e.value for e in take(store, holder="h2", now=AT + 3)] == [2]
     assert [e.settled_at for e in store.meter_events("acc_1", state=ReportState.DELIVERED)] == [AT + 3]
 
@@ -326,7 +327,7 @@ def test_a_lease_that_ran_out(store: Store) -> None:
     assert (again.identifier, again.attempts) == (lost.identifier, 2)
     assert again.first_unknown_at is not None
     assert AT <= again.first_unknown_at <= AT + 120
-    assert not store.settle_meter_event("h1", lost, DELIVERED, state=ReportState.DELIVERED, now=AT + 31 * HOUR)
+    assert not settle(store, "h1", lost, DELIVERED, state=ReportState.DELIVERED, now=AT + 31 * HOUR)
     assert store.meter_events() == [again]
 
 
@@ -336,15 +337,15 @@ def test_settling(store: Store) -> None:
     sealed(store, used(1))
     event = take(store)[0]
     again: dict[str, Any] = {"state": ReportState.PENDING, "now": AT + 9, "next_attempt_at": AT + 20}
-    assert not store.settle_meter_event("h2", event, UNKNOWN, **again)
-    assert store.settle_meter_event("h1", event, UNKNOWN, **again, idempotency_key="again")
-    assert not store.settle_meter_event("h1", event, UNKNOWN, **again)
+    assert not settle(store, "h2", event, UNKNOWN, **again)
+    assert settle(store, "h1", event, UNKNOWN, **again, idempotency_key="again")
+    assert not settle(store, "h1", event, UNKNOWN, **again)
     assert take(store, now=AT + 19) == []
     second = take(store, now=AT + 20)[0]
     assert (second.idempotency_key, second.first_unknown_at, second.reason) == ("again", AT + 9, "cut")
-    assert not store.settle_meter_event("h1", event, DELIVERED, state=ReportState.DELIVERED, now=AT + 21)
+    assert not settle(store, "h1", event, DELIVERED, state=ReportState.DELIVERED, now=AT + 21)
     throttled = Outcome(OutcomeKind.THROTTLED)
-    assert store.settle_meter_event("h1", second, throttled, state=ReportState.PENDING, now=AT + 22)
+    assert settle(store, "h1", second, throttled, state=ReportState.PENDING, now=AT + 22)
     third = take(store, now=AT + 22)[0]
     assert (third.attempts, third.idempotency_key, third.first_unknown_at) == (3, "again", AT + 9)
 
@@ -354,13 +355,13 @@ def test_one_unproven_event_in_a_minute(store: Store) -> None:
     buyer(store)
     sealed(store, used(1))
     event = take(store)[0]
-    assert store.settle_meter_event("h1", event, UNKNOWN, state=ReportState.PENDING, now=AT, next_attempt_at=AT + 99)
+    assert settle(store, "h1", event, UNKNOWN, state=ReportState.PENDING, now=AT, next_attempt_at=AT + 99)
     (second,) = sealed(store, used(2))
     assert second.cell == event.cell
     assert take(store) == []
     first = take(store, now=AT + 99)[0]
     assert first.identifier == event.identifier
-    store.settle_meter_event("h1", first, DELIVERED, state=ReportState.DELIVERED, now=AT + 99)
+    settle(store, "h1", first, DELIVERED, state=ReportState.DELIVERED, now=AT + 99)
     assert [e.identifier for e in take(store, now=AT + 99)] == [second.identifier]
 
 
@@ -371,7 +372,7 @@ def test_report_summary(store: Store) -> None:
     sealed(store, used(1), used(2, meter="tokens"), used(8, account_id="acc_2"))
     store.commit_batch(batch(1, used(16)))
     rejected = next(e for e in take(store) if e.value == 2)
-    store.settle_meter_event("h1", rejected, Outcome(OutcomeKind.REJECTED), state=ReportState.REJECTED, now=AT)
+    settle(store, "h1", rejected, Outcome(OutcomeKind.REJECTED), state=ReportState.REJECTED, now=AT)
     whole, own = store.report_summary(), store.report_summary("acc_1")
     assert (whole.unsealed_quantity, own.unsealed_quantity, whole.oldest_open_at) == (16, 16, AT)
     nothing = dict.fromkeys(ReportState, 0)

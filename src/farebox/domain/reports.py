@@ -10,12 +10,17 @@ from typing import Final
 
 __all__ = [
     "CELL_SECONDS",
+    "DOUBT_AFTER_SECONDS",
     "IDENTIFIER_LENGTH_MAX",
     "SEAL_INTERVAL_SECONDS",
+    "STREAM_EVENTS_MAX",
+    "STREAM_EVENTS_MIN",
     "MeterEvent",
     "Outcome",
     "OutcomeKind",
     "ReportState",
+    "Settlement",
+    "Transport",
     "Unsealed",
     "freeze",
     "identifier_of",
@@ -25,11 +30,17 @@ __all__ = [
 CELL_SECONDS: Final = 60
 IDENTIFIER_LENGTH_MAX: Final = 100
 SEAL_INTERVAL_SECONDS: Final = 60
+# Stripe promises 24 hours in which an identifier counts once.
+DOUBT_AFTER_SECONDS: Final = 23 * 3600
+STREAM_EVENTS_MIN: Final = 200  # with so many due at once they go by the stream
+STREAM_EVENTS_MAX: Final = 100  # in one request of the stream
 
 
 class ReportState(StrEnum):
-    """pending → sending → delivered | rejected | doubtful; sending → pending when nothing is known to have happened.
+    """pending → sending → delivered | rejected | doubtful; sending → pending when it is to be tried again.
 
+    Only Stripe's own late report takes a delivered event further: to rejected, or back to pending, as unknown, when
+    the report names no more than the request that many events shared. Only a person takes rejected or doubtful back.
     Any but delivered → withdrawn: never sent again, because an invoice item bills it or the invoice has it (L10).
     """
 
@@ -39,6 +50,14 @@ class ReportState(StrEnum):
     REJECTED = "rejected"
     DOUBTFUL = "doubtful"
     WITHDRAWN = "withdrawn"
+
+
+class Transport(StrEnum):
+    """The way to Stripe, chosen at an event's first attempt and kept (L8). UNCHOSEN before it."""
+
+    UNCHOSEN = ""
+    EVENT = "event"
+    STREAM = "stream"
 
 
 class OutcomeKind(StrEnum):
@@ -61,6 +80,8 @@ class Outcome:
     """`stored_failure` says that Stripe saved a 5xx under the Idempotency-Key, so that a new one is needed.
 
     `may_pass` marks a rejection whose cause can be mended: a meter that is not active, a clock that is ahead.
+    `everyone` marks a refusal that is about all that we send, not about this customer and meter. `unsent` says that
+    not even an attempt was made, because the way itself did not open.
     """
 
     kind: OutcomeKind
@@ -68,6 +89,8 @@ class Outcome:
     stored_failure: bool = False
     retry_after_seconds: int = 0
     may_pass: bool = False
+    everyone: bool = False
+    unsent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +118,29 @@ class MeterEvent:
     settled_at: int | None = None
     reason: str = ""
     kind: str = "usage"
+    transport: Transport = Transport.UNCHOSEN
+    zero_read_at: int | None = None
 
     @property
     def cell(self) -> int:
         """The minute, since the epoch, in which Stripe's summaries show this event."""
         return self.timestamp // CELL_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What came of an attempt. An empty `idempotency_key` keeps the event's; `zero_read_at` is written as it stands.
+
+    `transport` is the event's own, or UNCHOSEN when its first attempt was not made after all.
+    """
+
+    event: MeterEvent
+    outcome: Outcome
+    state: ReportState
+    transport: Transport
+    next_attempt_at: int = 0
+    idempotency_key: str = ""
+    zero_read_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,11 @@ from typing import Final
 
 import structlog
 
-from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState
+from farebox.domain.reports import DOUBT_AFTER_SECONDS, MeterEvent, Outcome, OutcomeKind, ReportState, Settlement
 from farebox.ports import Clock, Entropy, Provider, Store
 
 __all__ = [
     "BACKOFF_SECONDS_MAX",
-    "DOUBT_AFTER_SECONDS",
     "EVENT_AGE_SECONDS_MAX",
     "FORBIDDEN_PAUSE_SECONDS",
     "LEASE_SECONDS",
@@ -26,7 +25,6 @@ __all__ = [
 
 LEASE_SECONDS: Final = 120
 SEND_MARGIN_SECONDS: Final = 45  # a send is not begun when less than this is left of its lease
-DOUBT_AFTER_SECONDS: Final = 23 * 3600
 EVENT_AGE_SECONDS_MAX: Final = 34 * 86_400
 BACKOFF_SECONDS_MAX: Final = 300
 FORBIDDEN_PAUSE_SECONDS: Final = 60
@@ -134,7 +132,8 @@ class Reporter:
         return self._settle(event, outcome, ReportState.DOUBTFUL)
 
     def _settle(self, event: MeterEvent, outcome: Outcome, state: ReportState) -> bool:
-        settled = self._store.settle_meter_event(self._holder, event, outcome, state=state, now=self._clock.now_at())
+        settlement = Settlement(event, outcome, state, event.transport)
+        settled = bool(self._store.settle_meter_events(self._holder, [settlement], now=self._clock.now_at()))
         if settled and state is ReportState.DELIVERED:
             self.counts.delivered_quantity += event.value
         return settled
@@ -143,15 +142,8 @@ class Reporter:
         """Due again after a pause, under the same identifier; with a new key where Stripe saved its failure (L8)."""
         now = self._clock.now_at()
         key = f"{event.identifier}_{self._entropy.token()}" if outcome.stored_failure or outcome.may_pass else ""
-        self._store.settle_meter_event(
-            self._holder,
-            event,
-            outcome,
-            state=ReportState.PENDING,
-            now=now,
-            next_attempt_at=now + pause_seconds,
-            idempotency_key=key,
-        )
+        settlement = Settlement(event, outcome, ReportState.PENDING, event.transport, now + pause_seconds, key)
+        self._store.settle_meter_events(self._holder, [settlement], now=now)
         return False
 
     def _release(self, event: MeterEvent) -> bool:

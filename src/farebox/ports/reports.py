@@ -1,10 +1,10 @@
 """The part of the Store that takes usage to Stripe: sealed, leased, settled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from farebox.domain.reports import MeterEvent, Outcome, ReportState, Unsealed
+from farebox.domain.reports import MeterEvent, ReportState, Settlement, Unsealed
 
 __all__ = ["ReportStore", "ReportSummary"]
 
@@ -31,25 +31,19 @@ class ReportStore(Protocol):
         """
         ...
 
-    def take_meter_events(self, holder: str, *, now: int, lease_seconds: int, limit: int) -> list[MeterEvent]:
+    def take_meter_events(
+        self, holder: str, *, now: int, lease_seconds: int, limit: int, stream_limit: int = 0
+    ) -> list[MeterEvent]:
         """Move due events to sending under a lease: at most one per customer and meter, and none for a customer and
         meter or a cell that has one in flight. An event whose lease ran out comes again, counted as an unknown
-        attempt.
+        attempt. At most `limit` that go one by one and `stream_limit` that go by the stream; those that have no way
+        yet get one: the stream when STREAM_EVENTS_MIN or more of them are due and it may be used.
         """
         ...
 
-    def settle_meter_event(
-        self,
-        holder: str,
-        event: MeterEvent,
-        outcome: Outcome,
-        *,
-        state: ReportState,
-        now: int,
-        next_attempt_at: int = 0,
-        idempotency_key: str = "",
-    ) -> bool:
-        """Write what came of an attempt if `holder` still has the lease; False otherwise (nothing is written)."""
+    def settle_meter_events(self, holder: str, settlements: Sequence[Settlement], *, now: int) -> set[str]:
+        """Write what came of attempts whose lease `holder` still has. The identifiers that were settled; nothing is
+        written for the others."""
         ...
 
     def meter_events(

@@ -1,7 +1,7 @@
-"""Meter events in the ledger: sealed in one transaction (L5), leased one at a time per customer and meter (L8)."""
+"""Meter events in the ledger: sealed in one transaction (L5), listed and summed."""
 
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,10 +9,9 @@ from sqlalchemy.engine import Connection
 
 from farebox.domain.reports import (
     CELL_SECONDS,
+    DOUBT_AFTER_SECONDS,
     SEAL_INTERVAL_SECONDS,
     MeterEvent,
-    Outcome,
-    OutcomeKind,
     ReportState,
     Unsealed,
 )
@@ -20,15 +19,13 @@ from farebox.domain.usage import BUCKET_SECONDS
 from farebox.ports import ReportSummary
 from farebox.store import tables as t
 from farebox.store.engine import Database, one_at_a_time, rerun
+from farebox.store.sending import EVENT_COLUMNS, event_of
 
 __all__ = ["IS_OF_USAGE", "ReportTables", "in_closed_period"]
 
-_EVENT = tuple(t.meter_events.c[field.name] for field in fields(MeterEvent))
-_OPEN = ("pending", "sending")
 IS_OF_USAGE = t.meter_events.c.kind != "adjustment"  # a correction is no part of what has been sealed (L11)
 _CHUNK = 200
-_SEALING, _TAKING = 1, 2  # turns of `one_at_a_time`
-_TURNS = 4  # of one customer's events, looked at in a round: none of them keeps the others waiting
+_SEALING = 1  # turn of `one_at_a_time`
 _CLEAR = (
     sa.update(t.usage)
     .where(
@@ -97,90 +94,17 @@ class ReportTables:
                 )
         return fresh
 
-    @rerun
-    def take_meter_events(self, holder: str, *, now: int, lease_seconds: int, limit: int) -> list[MeterEvent]:
-        m = t.meter_events.c
-        abandoned = (m.state == "sending") & (m.lease_end <= now)
-        ready = (m.state == "pending") & (m.next_attempt_at <= now)
-        with self._database.write() as connection:
-            one_at_a_time(connection, _TAKING)
-            busy = connection.execute(
-                sa.select(m.customer_id, m.event_name).where(t.IS_OPEN, m.state == "sending", m.lease_end > now)
-            ).all()
-            taken: set[tuple[str, str]] = {(row[0], row[1]) for row in busy}
-            turn = sa.func.row_number().over(
-                partition_by=(m.customer_id, m.event_name),
-                order_by=(m.next_attempt_at, m.bucket_start, m.sequence),
-            )
-            due = sa.select(*_EVENT, m.lease_end, turn.label("turn")).where(t.IS_OPEN, abandoned | ready).subquery()
-            query = (
-                sa.select(due)
-                .where(due.c.turn <= _TURNS)
-                .order_by(due.c.turn, due.c.next_attempt_at, due.c.bucket_start, due.c.sequence)
-                .limit((limit + len(taken)) * _TURNS)
-            )
-            chosen: list[MeterEvent] = []
-            for row in connection.execute(query):
-                event = _event(row)
-                serial = (event.customer_id, event.event_name)
-                if serial in taken or len(chosen) >= limit or _cell_unproven(connection, event):
-                    continue
-                taken.add(serial)
-                # A lease that ran out hides a send that may have happened as early as the lease began.
-                unknown_at = row.lease_end - lease_seconds if event.state is ReportState.SENDING else None
-                event = replace(
-                    event,
-                    state=ReportState.SENDING,
-                    attempts=event.attempts + 1,
-                    first_unknown_at=event.first_unknown_at if event.first_unknown_at is not None else unknown_at,
-                )
-                chosen.append(event)
-            return [event for event in chosen if _leased(connection, event, holder, now + lease_seconds)]
-
-    def settle_meter_event(
-        self,
-        holder: str,
-        event: MeterEvent,
-        outcome: Outcome,
-        *,
-        state: ReportState,
-        now: int,
-        next_attempt_at: int = 0,
-        idempotency_key: str = "",
-    ) -> bool:
-        m = t.meter_events.c
-        unknown_at = event.first_unknown_at
-        if unknown_at is None and outcome.kind is OutcomeKind.UNKNOWN:
-            unknown_at = now
-        with self._database.write() as connection:
-            settled = connection.execute(
-                sa.update(t.meter_events)
-                .where(m.identifier == event.identifier, m.state == "sending", m.holder == holder)
-                .where(m.attempts == event.attempts)
-                .values(
-                    state=state,
-                    reason=outcome.reason,
-                    first_unknown_at=unknown_at,
-                    next_attempt_at=next_attempt_at,
-                    idempotency_key=idempotency_key or event.idempotency_key,
-                    settled_at=None if state in _OPEN else now,
-                    holder="",
-                    lease_end=0,
-                )
-            )
-            return settled.rowcount == 1
-
     def meter_events(
         self, account_id: str | None = None, *, state: ReportState | None = None, limit: int = 100
     ) -> list[MeterEvent]:
         m = t.meter_events.c
-        query = sa.select(*_EVENT).order_by(m.created_at.desc(), m.identifier).limit(limit)
+        query = sa.select(*EVENT_COLUMNS).order_by(m.created_at.desc(), m.identifier).limit(limit)
         if account_id is not None:
             query = query.where(m.account_id == account_id)
         if state is not None:
             query = query.where(m.state == state)
         with self._database.read() as connection:
-            return [_event(row) for row in connection.execute(query)]
+            return [event_of(row) for row in connection.execute(query)]
 
     def report_summary(self, account_id: str | None = None) -> ReportSummary:
         m, u = t.meter_events.c, t.usage.c
@@ -209,20 +133,6 @@ def in_closed_period(account_id: Any, bucket_start: Any) -> Any:
     )
 
 
-def _leased(connection: Connection, event: MeterEvent, holder: str, lease_end: int) -> bool:
-    """Take the event unless it was settled since it was read, by an attempt that came late."""
-    m = t.meter_events.c
-    values = {
-        "state": event.state,
-        "attempts": event.attempts,
-        "first_unknown_at": event.first_unknown_at,
-        "holder": holder,
-        "lease_end": lease_end,
-    }
-    unsettled = (m.identifier == event.identifier) & t.IS_OPEN & (m.attempts == event.attempts - 1)
-    return connection.execute(sa.update(t.meter_events).where(unsettled).values(values)).rowcount == 1
-
-
 _Bucket = tuple[str, str, int]
 
 
@@ -247,7 +157,9 @@ def _due_buckets(connection: Connection, now: int, before: int | None, hard: boo
         return due
     recent = sa.select(m.account_id, m.meter).where(m.created_at > now - SEAL_INTERVAL_SECONDS).distinct()
     sealed_lately = {(row[0], row[1]) for row in connection.execute(recent)}
-    waiting = sa.select(m.account_id, m.meter).where(t.IS_OPEN).distinct()
+    # What is in doubt waits for hours (L9), and new usage does not wait with it.
+    soon = m.first_unknown_at.is_(None) | (m.first_unknown_at >= now - DOUBT_AFTER_SECONDS)
+    waiting = sa.select(m.account_id, m.meter).where(t.IS_OPEN, soon).distinct()
     on_their_way = {(row[0], row[1]) for row in connection.execute(waiting)}
     latest: dict[tuple[str, str], int] = {}
     for account_id, meter, start in due:
@@ -301,23 +213,3 @@ def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
 def _cells(connection: Connection, customer_id: str, meter: str, start: int, last: int) -> frozenset[int]:
     asked = {"customer": customer_id, "of": meter, "first": start - start % CELL_SECONDS, "last": last}
     return frozenset(row[0] // CELL_SECONDS for row in connection.execute(_CELLS, asked))
-
-
-def _cell_unproven(connection: Connection, event: MeterEvent) -> bool:
-    """Whether another event in the same minute of this customer and meter has an outcome that nobody knows (L7)."""
-    m = t.meter_events.c
-    minute = event.cell * CELL_SECONDS
-    query = sa.select(1).where(
-        m.customer_id == event.customer_id,
-        m.event_name == event.event_name,
-        m.timestamp >= minute,
-        m.timestamp < minute + CELL_SECONDS,
-        m.identifier != event.identifier,
-        (m.state == "sending") | ((m.state == "pending") & m.first_unknown_at.is_not(None)),
-    )
-    return connection.execute(query.limit(1)).first() is not None
-
-
-def _event(row: Any) -> MeterEvent:
-    values = {column.name: row._mapping[column.name] for column in _EVENT}
-    return MeterEvent(**{**values, "state": ReportState(values["state"])})

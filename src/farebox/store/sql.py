@@ -18,6 +18,7 @@ from farebox.store.feed import FeedTables
 from farebox.store.inbox import InboxTables
 from farebox.store.periods import PeriodTables
 from farebox.store.reports import ReportTables
+from farebox.store.sending import SendingTables
 from farebox.store.usage import UsageTables
 
 __all__ = ["MEMORY_URL", "SqlStore"]
@@ -26,7 +27,15 @@ MEMORY_URL: Final = "sqlite://"
 
 
 class SqlStore(
-    UsageTables, FeedTables, AccountTables, InboxTables, ReportTables, PeriodTables, CorrectionTables, AuditTables
+    UsageTables,
+    FeedTables,
+    AccountTables,
+    InboxTables,
+    SendingTables,
+    ReportTables,
+    PeriodTables,
+    CorrectionTables,
+    AuditTables,
 ):
     """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once.
 

@@ -18,6 +18,9 @@ from sqlalchemy import (
 __all__ = [
     "IS_DIRTY",
     "IS_OPEN",
+    "IS_PARKED",
+    "IS_STREAMED",
+    "IS_UNPROVEN",
     "accounts",
     "adjustments",
     "api_keys",
@@ -230,7 +233,29 @@ meter_events = Table(
 Index("meter_events_created", meter_events.c.created_at)
 Index("meter_events_cell", meter_events.c.customer_id, meter_events.c.timestamp)
 _open = meter_events.c.state.in_(("pending", "sending"))
-Index("meter_events_open", meter_events.c.next_attempt_at, sqlite_where=_open, postgresql_where=_open)
+Index(
+    "meter_events_turn",
+    meter_events.c.customer_id,
+    meter_events.c.event_name,
+    meter_events.c.next_attempt_at,
+    meter_events.c.bucket_start,
+    meter_events.c.sequence,
+    sqlite_where=_open,
+    postgresql_where=_open,
+)
+_parked = meter_events.c.state.in_(("rejected", "doubtful"))
+Index("meter_events_parked", meter_events.c.state, sqlite_where=_parked, postgresql_where=_parked)
+_unproven = text("state = 'sending' OR (state = 'pending' AND first_unknown_at IS NOT NULL)")
+Index(
+    "meter_events_unproven",
+    meter_events.c.customer_id,
+    meter_events.c.event_name,
+    meter_events.c.timestamp,
+    sqlite_where=_unproven,
+    postgresql_where=_unproven,
+)
+_streamed = text("transport = 'stream'")
+Index("meter_events_streamed", meter_events.c.idempotency_key, sqlite_where=_streamed, postgresql_where=_streamed)
 
 leases = Table(
     "leases",
@@ -323,3 +348,8 @@ Index("audit_at", audit.c.at)
 # Conditions as the partial indexes have them, word by word: a bound value or `= 1` would not let a database use them.
 IS_DIRTY = text("usage.dirty")
 IS_OPEN = text("meter_events.state IN ('pending', 'sending')")
+IS_PARKED = text("meter_events.state IN ('rejected', 'doubtful')")
+IS_UNPROVEN = text(
+    "(meter_events.state = 'sending' OR (meter_events.state = 'pending' AND meter_events.first_unknown_at IS NOT NULL))"
+)
+IS_STREAMED = text("meter_events.transport = 'stream'")

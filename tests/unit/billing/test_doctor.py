@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 import pytest
+from tests.settling import settle
 
 from farebox.billing.catalog import apply_push, plan_push, push_portal, push_webhook
 from farebox.billing.doctor import OPEN_EVENT_SECONDS_MAX, Finding, diagnose
@@ -204,7 +205,7 @@ def test_parked_meter_events(patient: Patient) -> None:
     patient.use(5)
     (event,) = patient.store.take_meter_events("h", now=START + 60, lease_seconds=60, limit=5)
     outcome = Outcome(OutcomeKind.REJECTED, "No such customer")
-    assert patient.store.settle_meter_event("h", event, outcome, state=ReportState.REJECTED, now=START + 61)
+    assert settle(patient.store, "h", event, outcome, state=ReportState.REJECTED, now=START + 61)
     found = patient.examine()["reports"]
     assert (found.status, "1 meter events are parked" in found.detail) == ("fail", True)
 

@@ -8,11 +8,13 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.settling import settle
 from tests.shop import StillClock
 
 from farebox.domain.accounts import Account
 from farebox.domain.catalog import Catalog, Meter
 from farebox.domain.reports import (
+    DOUBT_AFTER_SECONDS,
     IDENTIFIER_LENGTH_MAX,
     MeterEvent,
     Outcome,
@@ -23,7 +25,7 @@ from farebox.domain.reports import (
     seal,
 )
 from farebox.domain.usage import Batch, Increment
-from farebox.metering.reporter import DOUBT_AFTER_SECONDS, EVENT_AGE_SECONDS_MAX, LEASE_SECONDS, Reporter
+from farebox.metering.reporter import EVENT_AGE_SECONDS_MAX, LEASE_SECONDS, Reporter
 from farebox.metering.sealer import Sealer
 from farebox.ports import Provider
 from farebox.store.sql import MEMORY_URL, SqlStore
@@ -294,5 +296,5 @@ def test_a_dead_reporter(way: Way) -> None:
     way.stripe.answers.append(DUPLICATE)
     assert way.reporter.step(10) == 1
     assert way.event().state is ReportState.DELIVERED
-    late = way.store.settle_meter_event("dead", taken, REJECTED, state=ReportState.REJECTED, now=way.clock.now_at())
+    late = settle(way.store, "dead", taken, REJECTED, state=ReportState.REJECTED, now=way.clock.now_at())
     assert (late, way.event().state) == (False, ReportState.DELIVERED)

@@ -444,7 +444,7 @@ def test_the_ledger_is_lost_after_delivery(town: Town, monkeypatch: pytest.Monke
     def away(*_: Any, **__: Any) -> NoReturn:
         raise StoreUnavailable
 
-    monkeypatch.setattr(town.store, "settle_meter_event", away)
+    monkeypatch.setattr(town.store, "settle_meter_events", away)
     with pytest.raises(StoreUnavailable):
         town.step()
     monkeypatch.undo()

@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.settling import settle
 from tests.shop import StillClock
 
 from farebox.domain.accounts import Account
@@ -44,7 +45,7 @@ class Books:
         while events := self.store.take_meter_events("h", now=now, lease_seconds=60, limit=100):
             for event in events:
                 outcome = Outcome(OutcomeKind.DELIVERED)
-                self.store.settle_meter_event("h", event, outcome, state=ReportState.DELIVERED, now=now)
+                settle(self.store, "h", event, outcome, state=ReportState.DELIVERED, now=now)
 
     def sealed(self) -> list[MeterEvent]:
         """The meter events, the oldest first."""

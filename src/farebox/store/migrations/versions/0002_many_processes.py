@@ -14,10 +14,28 @@ def upgrade() -> None:
     op.add_column("meter_events", sa.Column("kind", sa.String(16), server_default="usage", nullable=False))
     op.add_column("meter_events", sa.Column("transport", sa.String(16), server_default="", nullable=False))
     op.add_column("meter_events", sa.Column("zero_read_at", sa.BigInteger(), nullable=True))
+    _reports()
     _processes()
     _periods()
     _corrections()
     _knowledge()
+
+
+def _reports() -> None:
+    """Indexes for taking, settling and finding meter events by what they wait for."""
+    op.drop_index("meter_events_open", "meter_events")
+    turn = ["customer_id", "event_name", "next_attempt_at", "bucket_start", "sequence"]
+    for name, columns, where in (
+        ("meter_events_turn", turn, "state IN ('pending', 'sending')"),
+        ("meter_events_parked", ["state"], "state IN ('rejected', 'doubtful')"),
+        (
+            "meter_events_unproven",
+            ["customer_id", "event_name", "timestamp"],
+            "state = 'sending' OR (state = 'pending' AND first_unknown_at IS NOT NULL)",
+        ),
+        ("meter_events_streamed", ["idempotency_key"], "transport = 'stream'"),
+    ):
+        op.create_index(name, "meter_events", columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 def _processes() -> None:
