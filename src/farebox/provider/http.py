@@ -1,5 +1,6 @@
 """The SDK's way out to the network: one pool of connections, or a function in its place."""
 
+import logging
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -14,6 +15,14 @@ CONNECT_SECONDS_MAX: Final = 5
 READ_SECONDS_MAX: Final = 20
 
 Transport = Callable[[str, str, Mapping[str, str], bytes], tuple[bytes, int, Mapping[str, str]]]
+
+
+def _tells_no_bodies(record: logging.LogRecord) -> bool:
+    """At debug level the SDK logs what it sends and gets: buyers' e-mails, claimable sessions, webhook secrets."""
+    return record.levelno > logging.DEBUG
+
+
+logging.getLogger("stripe").addFilter(_tells_no_bodies)
 
 
 class HttpClient(stripe.HTTPClient):

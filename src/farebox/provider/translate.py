@@ -29,6 +29,9 @@ PLAN: Final = "farebox_plan"
 METER: Final = "farebox_meter"
 PORTAL: Final = "farebox_portal"
 
+_TEXT_CHARACTERS_MAX: Final = 128
+_LATEST_AT: Final = 1 << 40  # no event is from later, and every database can hold it
+
 
 def meter_of(found: dict[str, Any]) -> StoredMeter:
     """A billing meter. Raises KeyError when the answer is not one."""
@@ -139,16 +142,19 @@ def portal_of(found: dict[str, Any]) -> PortalState:
 
 
 def event_of(found: dict[str, Any]) -> InboxEvent:
-    """A hint from a verified payload: which object, whose. KeyError or TypeError when it is no event."""
+    """A hint from a verified payload: which object, whose. KeyError, TypeError or ValueError when it is no event."""
     thing = found["data"]["object"]
-    object_id = str(thing.get("id") or "")
+    object_id = _text(thing["id"]) if thing.get("id") else ""
+    created_at = int(found["created"])
+    if not 0 <= created_at < _LATEST_AT:
+        raise ValueError("no time of an event")
     customer_id = object_id if thing.get("object") == "customer" else _id(thing.get("customer"))
     return InboxEvent(
-        id=str(found["id"])[:128],
-        type=str(found["type"])[:128],
-        object_id=object_id[:128],
+        id=_text(found["id"]),
+        type=_text(found["type"]),
+        object_id=object_id,
         customer_id=customer_id,
-        created_at=int(found["created"]),
+        created_at=created_at,
         livemode=bool(found["livemode"]),
         connected_account=found.get("account"),
     )
@@ -158,4 +164,11 @@ def _id(value: Any) -> str | None:
     """The id of something that may be expanded or not."""
     if isinstance(value, dict):
         value = value.get("id")
-    return str(value)[:128] if value else None
+    return _text(value) if value else None
+
+
+def _text(value: Any) -> str:
+    """An id or a type as the ledger keeps it. TypeError for what no database takes: control characters, no end."""
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _TEXT_CHARACTERS_MAX:
+        raise TypeError("neither an id nor a type")
+    return value

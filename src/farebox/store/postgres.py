@@ -88,6 +88,7 @@ class PostgresBackend:
                 pool_timeout=POOL_WAIT_SECONDS_MAX,
                 pool_pre_ping=True,  # after a restart of the server the first to ask gets a new one, not an error
                 connect_args=connect_args,
+                hide_parameters=True,
             )
         except ImportError as error:
             raise StoreUnusable(f"{_INSTALL}.", internal=str(error)) from error

@@ -42,7 +42,8 @@ class SqliteBackend:
             _refuse_foreign_file(self.path)
         shared: dict[str, Any] = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
         many: dict[str, Any] = {"pool_size": CONNECTIONS_MAX, "max_overflow": 0}
-        engine = sa.create_engine(self._url, **(shared if self.path is None else many))
+        # What is bound to a statement shows in no log and no trace: e-mails, digests of keys.
+        engine = sa.create_engine(self._url, hide_parameters=True, **(shared if self.path is None else many))
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _on_begin)
         return engine
