@@ -175,8 +175,10 @@ class Runtime:
             known = ", ".join(sorted(self.settings.catalog.meters)) or "none"
             raise MeterUnknown(f"There is no meter {meter!r} (known: {known}).")
         counted = checked_quantity(quantity, meter)
-        if not record_id or len(record_id) > RECORD_ID_CHARACTERS_MAX:
-            raise InputInvalid(f"A record's id has from 1 to {RECORD_ID_CHARACTERS_MAX} characters.")
+        # What a database cannot keep must be refused here: there it would look like a lost ledger, and stop everybody.
+        plain = isinstance(record_id, str) and record_id.isprintable() and record_id.strip()
+        if not plain or len(record_id) > RECORD_ID_CHARACTERS_MAX:
+            raise InputInvalid(f"A record's id is plain text of 1 to {RECORD_ID_CHARACTERS_MAX} characters.")
         store = self.adapters.store
         loop = asyncio.get_running_loop()
         if await loop.run_in_executor(self._readers, store.account, account_id) is None:

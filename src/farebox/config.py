@@ -252,8 +252,9 @@ def _database_url(value: str) -> str:
         if not url.database:
             raise ConfigError("FAREBOX_DATABASE_URL names no database: postgresql://user:password@host:5432/name.")
         return url.render_as_string(hide_password=False)
+    kind = scheme if "://" in value else "this"  # without a scheme it may be a password that went astray
     raise ConfigError(
-        f"FAREBOX_DATABASE_URL: {scheme!r} is not supported. "
+        f"FAREBOX_DATABASE_URL: {kind!r} is not supported. "
         "Use sqlite:///path/to/farebox.db or postgresql://user:password@host:5432/name."
     )
 

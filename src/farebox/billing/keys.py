@@ -105,5 +105,6 @@ def rotate_key(
 def revoke_key(store: Store, clock: Clock, *, account_id: str, key_id: str, audit: AuditEntry | None = None) -> None:
     """End a key at once. NotFound unless the account has such a live key."""
     entry = audit.with_detail(key=key_id) if audit is not None else None
-    if not store.end_key(account_id, key_id, at=clock.now_at(), audit=entry):
+    # An id that no database can hold is not asked for.
+    if not key_id.isprintable() or not store.end_key(account_id, key_id, at=clock.now_at(), audit=entry):
         raise NotFound("There is no such live key.")

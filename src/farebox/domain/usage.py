@@ -84,6 +84,7 @@ def checked_quantity(quantity: object, meter: str) -> int:
     """The quantity as it may be counted. QuantityInvalid for anything but a whole number from 0 to QUANTITY_MAX."""
     if isinstance(quantity, bool) or not isinstance(quantity, int):
         raise QuantityInvalid(f"{meter}: a quantity must be an int, not {type(quantity).__name__}")
-    if not 0 <= quantity <= QUANTITY_MAX:
+    whole = int(quantity)  # a subclass of int may compare and add in ways of its own
+    if not 0 <= whole <= QUANTITY_MAX:
         raise QuantityInvalid(f"{meter}: a quantity must lie between 0 and {QUANTITY_MAX}")
-    return quantity
+    return whole

@@ -142,13 +142,22 @@ class RouteTable:
 
 
 def _compiled(path: str) -> re.Pattern[str]:
-    body = path.removesuffix("/**")
-    pattern = "".join(
-        "[^/]+" if part.startswith("{") and part.endswith("}") else re.escape(part)
-        for part in re.split(r"(\{[^/{}]*\})", body)
-    )
+    parts = [_part(part) for part in path.removesuffix("/**").split("/")]
     # The application's own routes end in "$", which also matches before a last newline: what is served is priced.
-    return re.compile(pattern + ("(/.*)?\n?" if path.endswith("/**") else "\n?"), re.DOTALL)
+    return re.compile("/".join(parts) + ("(/.*)?\n?" if path.endswith("/**") else "\n?"), re.DOTALL)
+
+
+def _part(part: str) -> str:
+    """The pattern of what stands between two slashes. A name takes at least one character of it.
+
+    All names but the last take as little as they can and never look again (an atomic group): the last can always take
+    what they left, and no path of a stranger's walks in circles (A32).
+    """
+    fixed = [re.escape(text) for text in re.split(r"\{[^/{}]*\}", part)]
+    if len(fixed) == 1:
+        return fixed[0]
+    first, *middle = fixed[:-1]
+    return first + "".join(f"(?>[^/]+?{text})" for text in middle) + "[^/]+" + fixed[-1]
 
 
 def credential_of(scope: Mapping[str, Any], credentials: Sequence[str]) -> str:

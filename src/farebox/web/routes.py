@@ -311,7 +311,7 @@ async def _body(request: Request, model: type[_Asked]) -> _Asked:
         if _is_form(request):
             found: Any = dict(parse_qsl(raw.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
         else:
-            found = json.loads(raw) if raw.strip() else {}
+            found = json.loads(raw.decode("utf-8")) if raw.strip() else {}
     except (ValueError, RecursionError):
         raise InputInvalid("The body is neither JSON nor a form.") from None
     if not isinstance(found, dict):
@@ -325,7 +325,10 @@ async def _body(request: Request, model: type[_Asked]) -> _Asked:
 
 
 def _invalid(faults: list[Any]) -> InputInvalid:
-    said = [f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in faults[:5]]
+    # A field's name may be the sender's own, of any length.
+    said = [
+        f"{'.'.join(str(part)[:40] for part in fault['loc'][:5]) or 'body'}: {fault['msg']}" for fault in faults[:5]
+    ]
     return InputInvalid("; ".join(said) + ".")
 
 
