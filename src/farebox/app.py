@@ -1,6 +1,8 @@
 """The composition root: the one file that names concrete adapters, and that starts and stops the loops."""
 
 import asyncio
+import platform
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,9 +18,13 @@ from farebox.config import Settings
 from farebox.domain.access import Facts
 from farebox.domain.accounts import boundaries_of
 from farebox.domain.usage import Increment, bucket_start, checked_quantity
-from farebox.errors import AccountUnknown, InputInvalid, MeterUnknown, StoreError, StoreUnusable
+from farebox.errors import AccountSettling, AccountUnknown, InputInvalid, MeterUnknown, StoreError, StoreUnusable
 from farebox.metering.gate import Gate
+from farebox.metering.presence import Presence
 from farebox.metering.recorder import Recorder
+from farebox.metering.reporter import Reporter
+from farebox.metering.sealer import Sealer
+from farebox.metering.settlement import Settlement
 from farebox.metering.spool import Spooler
 from farebox.metrics import registry_of
 from farebox.ports import Clock, Entropy, Provider, SpoolFolder, Store
@@ -38,6 +44,7 @@ __all__ = [
     "Runtime",
     "Transport",
     "open_provider",
+    "open_settlement",
     "open_spools",
     "open_store",
     "system_clock",
@@ -117,6 +124,18 @@ def open_provider(settings: Settings, transport: Transport | None = None) -> Pro
     )
 
 
+def open_settlement(settings: Settings, store: Store, provider: Provider, clock: Clock, entropy: Entropy) -> Settlement:
+    """What settles an account from outside the serving processes, on a ledger that is this Stripe account's own."""
+    store.bind_ledger(provider.account().id, settings.live)
+    sealer, reporter = Sealer(store, clock, settings.catalog), Reporter(store, provider, clock, entropy)
+    never = threading.Event()
+
+    def pause(milliseconds: int) -> None:
+        never.wait(milliseconds / 1000)
+
+    return Settlement(store, provider, clock, sealer, reporter, pause)
+
+
 class Runtime:
     """A running Farebox: what the edge serves with, and the loops behind it. Started and stopped once."""
 
@@ -133,8 +152,13 @@ class Runtime:
             store, clock, settings.peppers, settings.past_due_grace_seconds, spool_seconds=settings.spool_seconds
         )
         self.spooler = self._spooler()
-        self.recorder = Recorder(store, clock, entropy, self._writer_thread, self.spooler)
-        self.background = Background(settings, store, adapters.provider, clock, entropy, self.gate, self.spooler)
+        self.presence = Presence(store, clock, entropy, self.gate.admissions.acknowledged, host=platform.node())
+        self.recorder = Recorder(
+            store, clock, entropy, self._writer_thread, self.spooler, process_id=lambda: self.presence.id
+        )
+        self.background = Background(
+            settings, store, adapters.provider, clock, entropy, self.gate, self.presence, self.spooler
+        )
         self.reporter = self.background.reporter
         public_url = str(settings.public_url)
         self.edge = Edge(
@@ -179,10 +203,22 @@ class Runtime:
         plain = isinstance(record_id, str) and record_id.isprintable() and record_id.strip()
         if not plain or len(record_id) > RECORD_ID_CHARACTERS_MAX:
             raise InputInvalid(f"A record's id is plain text of 1 to {RECORD_ID_CHARACTERS_MAX} characters.")
+        admission = self.gate.admissions.enter()
+        try:
+            await self._record(account_id, meter, counted, record_id)
+        finally:
+            admission.leave()
+
+    async def _record(self, account_id: str, meter: str, counted: int, record_id: str) -> None:
         store = self.adapters.store
         loop = asyncio.get_running_loop()
         if await loop.run_in_executor(self._readers, store.account, account_id) is None:
             raise AccountUnknown(f"There is no account {account_id!r}.")
+        held_until = await loop.run_in_executor(self._readers, store.held_until, account_id)
+        if held_until is not None and self.adapters.clock.now_at() < held_until:
+            raise AccountSettling(
+                f"The subscription of {account_id} is being changed. Record it again in a few seconds."
+            )
         subscriptions = await loop.run_in_executor(self._readers, store.subscriptions, account_id)
         at = self.recorder.now_at()
         start = bucket_start(at, boundaries_of(subscriptions))
@@ -203,6 +239,7 @@ class Runtime:
             self._refuse_missing_peppers()
             self._prepare_spool()
             self.gate.poll()
+            self.presence.step()
         except BaseException:
             adapters.store.close()
             if adapters.alone is not None:
@@ -241,6 +278,10 @@ class Runtime:
 
     def _finish(self) -> None:
         self.background.stop()
+        try:
+            self.presence.leave()
+        except StoreError as error:
+            _log.info("process_not_unregistered", reason=str(error))
         self.adapters.store.close()
         if self.adapters.alone is not None:
             self.adapters.alone.release()

@@ -16,6 +16,7 @@ from farebox.domain.reports import SEAL_INTERVAL_SECONDS
 from farebox.errors import ProviderForbidden, StoreError, StoreUnusable
 from farebox.loops import Loop
 from farebox.metering.gate import FEED_POLL_MILLISECONDS, Gate
+from farebox.metering.presence import BEAT_MILLISECONDS, Presence
 from farebox.metering.reporter import Reporter
 from farebox.metering.sealer import Sealer
 from farebox.metering.spool import Spooler
@@ -58,6 +59,7 @@ class Background:
         clock: Clock,
         entropy: Entropy,
         gate: Gate,
+        presence: Presence,
         spooler: Spooler | None = None,
     ) -> None:
         self._settings = settings
@@ -65,6 +67,7 @@ class Background:
         self._provider = provider
         self._clock = clock
         self._gate = gate
+        self._presence = presence
         self._spooler = spooler
         self._senders = ThreadPoolExecutor(SENDER_THREADS_MAX, thread_name_prefix="farebox-sender")
         self.sealer = Sealer(store, clock, settings.catalog)
@@ -84,6 +87,7 @@ class Background:
             Loop("feed", self._feed_step, interval_ms=FEED_POLL_MILLISECONDS, backoff_seconds_max=1),
             self._inbox_loop,
             self._report_loop,
+            Loop("presence", self._presence.step, interval_ms=BEAT_MILLISECONDS, backoff_seconds_max=1),
             Loop("sweep", self._sweep_step, interval_ms=SWEEP_MILLISECONDS),
         ]
         if self._spooler is not None:

@@ -4,7 +4,7 @@
     ├── ConfigError                     the configuration is wrong: refuse to start, say where and what to do
     ├── AccessRefused                   the gate's answers (values first, raised only at the edge)
     │   ├── KeyMissing · KeyInvalid · KeyRevoked · KeyExpired · CredentialsConflict
-    │   ├── SubscriptionMissing · SubscriptionInactive
+    │   ├── SubscriptionMissing · SubscriptionInactive · AccountSettling
     ├── RequestRefused                  what a buyer or Stripe sent cannot be served
     │   ├── InputInvalid · PlanUnknown · NotFound · MethodNotAllowed · PathTooLong · BodyTooLarge · TooManyRequests
     │   ├── SignatureInvalid · OperatorOnly
@@ -14,6 +14,8 @@
     │   ├── MeterUnknown · QuantityInvalid · ChargeTooLate · ChargeOutsideCall · RecordConflict · AccountUnknown
     │   ├── AdjustmentRefused
     ├── NotStarted                      a call came before the lifespan ran
+    ├── SettlementRefused               an account's usage could not be settled before a change (L12)
+    │   ├── SettlementMissed · SettlementUnderWay
     ├── SmokeFailed                     a step of the demo's journey did not hold
     ├── StoreError
     │   ├── StoreUnavailable            outcome unknown: the batch may or may not have landed (ledger.md L1)
@@ -34,6 +36,7 @@ from typing import ClassVar
 
 __all__ = [
     "AccessRefused",
+    "AccountSettling",
     "AccountUnknown",
     "AdjustmentRefused",
     "AlreadySubscribed",
@@ -70,6 +73,9 @@ __all__ = [
     "QuantityInvalid",
     "RecordConflict",
     "RequestRefused",
+    "SettlementMissed",
+    "SettlementRefused",
+    "SettlementUnderWay",
     "SignatureInvalid",
     "SmokeFailed",
     "StoreBusy",
@@ -151,6 +157,12 @@ class SubscriptionInactive(AccessRefused):
     code = "subscription_inactive"
     status = 402
     title = "The subscription is not active"
+
+
+class AccountSettling(AccessRefused):
+    code = "account_settling"
+    status = 503
+    title = "The account is being settled"
 
 
 class RequestRefused(FareboxError):
@@ -301,6 +313,22 @@ class NotStarted(FareboxError):
     code = "not_started"
     status = 503
     title = "Farebox has not been started"
+
+
+class SettlementRefused(FareboxError):
+    code = "settlement_refused"
+    status = 409
+    title = "The account's usage could not be settled"
+
+
+class SettlementMissed(SettlementRefused):
+    code = "settlement_missed"
+    status = 503
+
+
+class SettlementUnderWay(SettlementRefused):
+    code = "settlement_under_way"
+    title = "The account is being settled already"
 
 
 class SmokeFailed(FareboxError):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from farebox.cli.catalog import init, push
-from farebox.cli.customers import customers
+from farebox.cli.customers import customers_app
 from farebox.cli.keys import keys_app
 from farebox.cli.operate import doctor, migrate, serve
 from farebox.cli.usage import usage_app
@@ -60,7 +60,8 @@ def demo(
     run_demo(folder, port=port, sandbox_port=sandbox_port, smoke=smoke)
 
 
-for command in (init, push, serve, sandbox, migrate, doctor, customers):
+for command in (init, push, serve, sandbox, migrate, doctor):
     app.command()(command)
 app.add_typer(keys_app, name="keys")
+app.add_typer(customers_app, name="customers")
 app.add_typer(usage_app, name="usage")

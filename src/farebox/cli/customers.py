@@ -1,21 +1,45 @@
-"""`farebox customers`: who has subscribed, and what operators have done."""
+"""`farebox customers`: who has subscribed, ending a subscription, and what operators have done."""
 
+from dataclasses import asdict
 from typing import Annotated, Final
 
 import typer
 
-from farebox.cli.context import ConfigOption, JsonOption, ledger, require_account, say_if_cut
-from farebox.domain.accounts import current_subscription
+from farebox.app import open_provider, open_settlement
+from farebox.billing.cancel import cancel_subscriptions, require_running
+from farebox.cli.context import (
+    AccountArgument,
+    ActorOption,
+    ConfigOption,
+    JsonOption,
+    audited,
+    ledger,
+    require_account,
+    say_if_cut,
+)
+from farebox.cli.usage import ShowUnlessNamed
+from farebox.domain.accounts import Subscription, current_subscription
+from farebox.errors import AccountUnknown
 from farebox.store.sql import SqlStore
-from farebox.terminal import print_rows
+from farebox.terminal import OUT, moment, print_json, print_rows
 
-__all__ = ["ACCOUNTS_SHOWN_MAX", "AUDIT_SHOWN_MAX", "customers"]
+__all__ = ["ACCOUNTS_SHOWN_MAX", "AUDIT_SHOWN_MAX", "ListUnlessNamed", "customers_app"]
 
 ACCOUNTS_SHOWN_MAX: Final = 1_000
 AUDIT_SHOWN_MAX: Final = 1_000
 
 
-def customers(
+class ListUnlessNamed(ShowUnlessNamed):
+    """`farebox customers` is `farebox customers list`."""
+
+    unnamed = "list"
+
+
+customers_app = typer.Typer(cls=ListUnlessNamed, help="Who has subscribed. Alone it lists the accounts.")
+
+
+@customers_app.command("list")
+def customers_list(
     config: ConfigOption = None,
     audit: Annotated[bool, typer.Option("--audit", help="What operators have done instead, newest first.")] = False,
     account: Annotated[str, typer.Option(help="With --audit: only what was done to this account.")] = "",
@@ -61,3 +85,41 @@ def _print_audit(store: SqlStore, account: str, *, as_json: bool) -> None:
     ]
     print_rows(rows, as_json=as_json, empty="No operator has done anything yet.")
     say_if_cut(rows, AUDIT_SHOWN_MAX)
+
+
+@customers_app.command("cancel")
+def customers_cancel(
+    account: AccountArgument,
+    config: ConfigOption = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="At once: settle the usage to the last unit, end, and invoice it.")
+    ] = False,
+    actor: ActorOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """End an account's subscription at the end of its period, or now."""
+    with ledger(config) as (settings, store, clock, entropy):
+        found = store.account(account)
+        if found is None:
+            raise AccountUnknown(f"There is no account {account!r}. `farebox customers` lists them.")
+        provider = open_provider(settings)
+        require_running(store, provider, clock, found)
+        audit = audited(clock, entropy, "subscription.cancel", account, actor)
+
+        def cancel() -> tuple[Subscription, ...]:
+            store.add_audit(audit.with_detail(when="now" if now else "period_end"))
+            return cancel_subscriptions(store, provider, clock, found, at_period_end=not now)
+
+        after = open_settlement(settings, store, provider, clock, entropy).run(found, cancel) if now else cancel()
+    if as_json:
+        print_json({"account": account, "subscriptions": [_row(s) for s in after]})
+        return
+    for subscription in after:
+        end = subscription.period.end if subscription.period is not None else 0
+        ends = f"ends at {moment(end)}" if subscription.cancel_at_period_end else f"is {subscription.status}"
+        OUT.print(f"{subscription.id} of {account} {ends}.", highlight=False)
+
+
+def _row(subscription: Subscription) -> dict[str, object]:
+    shown = ("id", "plan", "status", "cancel_at_period_end")
+    return {name: value for name, value in asdict(subscription).items() if name in shown}

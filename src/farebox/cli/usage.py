@@ -23,9 +23,11 @@ EVENTS_SHOWN_MAX: Final = 1_000
 class ShowUnlessNamed(TyperGroup):
     """`farebox usage ACCOUNT` is `farebox usage show ACCOUNT`: no account bears a command's name."""
 
+    unnamed = "show"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
-            args = ["show", *args]
+            args = [self.unnamed, *args]
         return super().parse_args(ctx, args)
 
 

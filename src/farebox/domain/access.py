@@ -4,7 +4,14 @@ from dataclasses import dataclass
 
 from farebox.domain.accounts import Account, Subscription, boundaries_of, current_subscription, is_entitled
 from farebox.domain.keys import ApiKey
-from farebox.errors import AccessRefused, KeyExpired, KeyRevoked, SubscriptionInactive, SubscriptionMissing
+from farebox.errors import (
+    AccessRefused,
+    AccountSettling,
+    KeyExpired,
+    KeyRevoked,
+    SubscriptionInactive,
+    SubscriptionMissing,
+)
 
 __all__ = ["Facts", "Grant", "Refusal", "decide", "identify"]
 
@@ -18,6 +25,7 @@ class Facts:
     key: ApiKey
     account: Account
     subscriptions: tuple[Subscription, ...] = ()
+    held_until: int | None = None  # while the account's usage is settled (L12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,8 @@ def decide(facts: Facts, now: int, grace_seconds: int) -> Grant | Refusal:
     refusal = identify(facts, now)
     if refusal is not None:
         return refusal
+    if facts.held_until is not None and now < facts.held_until:
+        return AccountSettling("The subscription is being changed. Try again in a few seconds.")
     subscription = current_subscription(facts.subscriptions, now, grace_seconds)
     if subscription is None:
         return SubscriptionMissing("This account has no subscription. Subscribe to use the API.")

@@ -10,6 +10,7 @@ from typing import Final
 from farebox.domain.access import Facts, Grant, Refusal, decide, identify
 from farebox.domain.keys import Pepper, digest, is_well_formed
 from farebox.errors import FactsStale, KeyInvalid, StoreError
+from farebox.metering.presence import Admissions
 from farebox.ports import Clock, Store
 
 __all__ = ["FACTS_CACHED_MAX", "FEED_POLL_MILLISECONDS", "STALENESS_MILLISECONDS", "UNKNOWN_CACHED_MAX", "Gate"]
@@ -42,6 +43,7 @@ class Gate:
         self._cut_off_ms: int | None = None  # since when the feed has been asked without an answer
         self._spool_ms = spool_seconds * 1000
         self._polling = threading.Lock()
+        self.admissions = Admissions()
 
     def digests(self, text: str) -> tuple[str, ...]:
         """The key's digests, newest pepper first. KeyInvalid before any look-up when its form or checksum is wrong."""
@@ -95,6 +97,7 @@ class Gate:
                     self._drop(changes.account_ids)
                 self._epoch, self._head = changes.epoch, changes.head
                 self._read_at_ms, self._cut_off_ms = began_at_ms, None
+                self.admissions.advance(changes.head)
 
     def ready(self) -> bool:
         """Whether the feed is fresh enough to let anyone pass."""

@@ -53,8 +53,15 @@ class Recorder:
     """
 
     def __init__(
-        self, store: Store, clock: Clock, entropy: Entropy, thread: Executor, spool: Spooler | None = None
+        self,
+        store: Store,
+        clock: Clock,
+        entropy: Entropy,
+        thread: Executor,
+        spool: Spooler | None = None,
+        process_id: Callable[[], str] | None = None,
     ) -> None:
+        """`process_id` begins the names of this process's writers, so that they can be closed when it has died."""
         self._store = store
         self._spool = spool if spool is not None and spool.allowed else None
         self._clock = clock
@@ -67,6 +74,7 @@ class Recorder:
         self._merging: asyncio.Task[None] | None = None
         self._writer = ""
         self._writer_process = 0
+        self._process_id = process_id
         self._number = 0
         self._unproven: Batch | None = None
         self.healthy = True
@@ -228,7 +236,9 @@ class Recorder:
         """A writer belongs to one process: after a fork the child is another (L1)."""
         process = os.getpid()
         if not self._writer or self._writer_process != process:
-            self._writer, self._writer_process, self._number = self._entropy.token(), process, 0
+            name = self._entropy.token()
+            self._writer = f"{self._process_id()}-{name}" if self._process_id is not None else name
+            self._writer_process, self._number = process, 0
             self._unproven = None
 
     def _fail(self, error: StoreError) -> None:

@@ -1,5 +1,7 @@
 """Freezes usage that nobody has reported yet into meter events (L5–L7). Never sends and never changes a sealed row."""
 
+from collections.abc import Collection
+
 from farebox.domain.catalog import Catalog
 from farebox.domain.reports import MeterEvent, Unsealed, seal
 from farebox.ports import Clock, Store
@@ -16,14 +18,14 @@ class Sealer:
         self._catalog = catalog
         self._ledger_id: str | None = None
 
-    def step(self, *, hard: bool = False) -> int:
+    def step(self, *, hard: bool = False, account_ids: Collection[str] | None = None) -> int:
         """Seal once and return how many meter events that made.
 
-        `hard` also seals what was sealed within the last minute.
+        `hard` also seals what was sealed within the last minute; `account_ids` seals only of these.
         """
         if self._ledger_id is None:
             self._ledger_id = self._store.ledger().id
-        return len(self._store.seal(self._plan, now=self._clock.now_at(), hard=hard))
+        return len(self._store.seal(self._plan, now=self._clock.now_at(), hard=hard, account_ids=account_ids))
 
     def _plan(self, unsealed: Unsealed) -> MeterEvent | None:
         # A meter that left the catalog still owes what was used: it is reported under its own name.

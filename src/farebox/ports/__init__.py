@@ -4,6 +4,7 @@ All calls are synchronous and thread-safe; the edge and the loops put them on th
 """
 
 from farebox.ports.accounts import AccountStore
+from farebox.ports.presence import PresenceStore, ProcessRow
 from farebox.ports.provider import (
     CheckoutSession,
     Endpoint,
@@ -31,6 +32,8 @@ __all__ = [
     "Invoice",
     "Ledger",
     "PortalState",
+    "PresenceStore",
+    "ProcessRow",
     "Provider",
     "ProviderAccount",
     "ReconcilingStore",

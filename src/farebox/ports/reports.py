@@ -1,6 +1,6 @@
 """The part of the Store that takes usage to Stripe: sealed, leased, settled."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,11 +23,17 @@ class ReportStore(Protocol):
     """Meter events and their states. Raises StoreUnavailable when the outcome is unknown, else StoreError."""
 
     def seal(
-        self, plan: Callable[[Unsealed], MeterEvent | None], *, now: int, before: int | None = None, hard: bool = False
+        self,
+        plan: Callable[[Unsealed], MeterEvent | None],
+        *,
+        now: int,
+        before: int | None = None,
+        hard: bool = False,
+        account_ids: Collection[str] | None = None,
     ) -> list[MeterEvent]:
         """L5: read every unsealed bucket in one statement and insert what `plan` makes of each, in one transaction.
         Buckets starting at or after `before` wait; an account and meter sealed within the last minute waits unless
-        `hard`.
+        `hard`. With `account_ids`: only of these accounts.
         """
         ...
 

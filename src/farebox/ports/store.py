@@ -6,6 +6,7 @@ from typing import Protocol
 
 from farebox.domain.usage import Batch, UsageLine
 from farebox.ports.accounts import AccountStore
+from farebox.ports.presence import PresenceStore
 from farebox.ports.reconciling import ReconcilingStore
 from farebox.ports.reports import ReportStore
 
@@ -53,7 +54,7 @@ class WriterState:
     live: bool
 
 
-class Store(AccountStore, ReportStore, ReconcilingStore, Protocol):
+class Store(AccountStore, ReportStore, ReconcilingStore, PresenceStore, Protocol):
     """The ledger.
 
     Every method is one transaction. Raises StoreUnavailable when the outcome is unknown, else StoreError.

@@ -139,14 +139,17 @@ class AccountTables:
             return True
 
     def find_facts(self, digests: Sequence[str]) -> Facts | None:
-        query = sa.select(*_KEY, *_ACCOUNT).join_from(t.api_keys, t.accounts).where(t.api_keys.c.digest.in_(digests))
+        held = t.accounts.c.held_until
+        query = (
+            sa.select(*_KEY, *_ACCOUNT, held).join_from(t.api_keys, t.accounts).where(t.api_keys.c.digest.in_(digests))
+        )
         with self._database.read() as connection:
             row = connection.execute(query).first()
             if row is None:
                 return None
             values = tuple(row)
-            key, account = ApiKey(*values[: len(_KEY)]), Account(*values[len(_KEY) :])
-            return Facts(key, account, subscriptions_of(connection, account.id))
+            key, account = ApiKey(*values[: len(_KEY)]), Account(*values[len(_KEY) : -1])
+            return Facts(key, account, subscriptions_of(connection, account.id), values[-1])
 
     def peppers_in_use(self, now: int) -> dict[str, int]:
         k = t.api_keys.c

@@ -35,7 +35,7 @@ class FeedTables:
         return Changes(current, head, tuple(rows), complete=len(rows) == head - after)
 
 
-def announce(connection: Connection, account_id: str) -> None:
+def announce(connection: Connection, account_id: str) -> int:
     """Number the change of an account's facts.
 
     Call it last in a transaction: whoever holds a number holds the head's row until commit, so numbers become visible
@@ -46,3 +46,4 @@ def announce(connection: Connection, account_id: str) -> None:
     connection.execute(sa.insert(t.feed).values(n=n, account_id=account_id))
     if n % 100 == 0:
         connection.execute(sa.delete(t.feed).where(t.feed.c.n <= n - FEED_ROWS_KEPT))
+    return int(n)

@@ -1,6 +1,6 @@
 """Meter events in the ledger: sealed in one transaction (L5), listed and summed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -73,9 +73,10 @@ class ReportTables:
         now: int,
         before: int | None = None,
         hard: bool = False,
+        account_ids: Collection[str] | None = None,
     ) -> list[MeterEvent]:
         with self._database.read() as connection:
-            due = _due_buckets(connection, now, before, hard)
+            due = _due_buckets(connection, now, before, hard, account_ids)
         sealed: list[MeterEvent] = []
         for chunk in (due[i : i + _CHUNK] for i in range(0, len(due), _CHUNK)):
             # Small transactions: a paid call waits for one of them at the most.
@@ -136,7 +137,9 @@ def in_closed_period(account_id: Any, bucket_start: Any) -> Any:
 _Bucket = tuple[str, str, int]
 
 
-def _due_buckets(connection: Connection, now: int, before: int | None, hard: bool) -> list[_Bucket]:
+def _due_buckets(
+    connection: Connection, now: int, before: int | None, hard: bool, account_ids: Collection[str] | None
+) -> list[_Bucket]:
     """Buckets with a hint, of accounts that Stripe knows.
 
     Sealed within the last interval: wait, unless the bucket is over. An event of the same account and meter that is
@@ -152,6 +155,8 @@ def _due_buckets(connection: Connection, now: int, before: int | None, hard: boo
     )
     if before is not None:
         query = query.where(u.bucket_start < before)
+    if account_ids is not None:
+        query = query.where(u.account_id.in_(account_ids))
     due: list[_Bucket] = [(row[0], row[1], row[2]) for row in connection.execute(query)]
     if hard or not due:
         return due

@@ -17,6 +17,7 @@ from farebox.store.engine import Database, insert_new
 from farebox.store.feed import FeedTables
 from farebox.store.inbox import InboxTables
 from farebox.store.periods import PeriodTables
+from farebox.store.presence import PresenceTables
 from farebox.store.reports import ReportTables
 from farebox.store.sending import SendingTables
 from farebox.store.usage import UsageTables
@@ -34,6 +35,7 @@ class SqlStore(
     SendingTables,
     ReportTables,
     PeriodTables,
+    PresenceTables,
     CorrectionTables,
     AuditTables,
 ):

@@ -275,6 +275,7 @@ processes = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
     Column("acknowledged", BigInteger, nullable=False),  # the feed's position up to which its calls are committed
+    Column("beats", BigInteger, nullable=False),
 )
 
 periods = Table(

@@ -14,7 +14,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from farebox.domain.access import Facts, Grant
-from farebox.domain.catalog import Meter
+from farebox.domain.catalog import Meter, Route
 from farebox.errors import (
     FareboxError,
     NotFound,
@@ -25,6 +25,7 @@ from farebox.errors import (
     UsageError,
 )
 from farebox.metering.gate import Gate
+from farebox.metering.presence import Admission
 from farebox.metering.recorder import Recorder
 from farebox.web.calls import SCOPE_KEY, Call, RouteTable, credential_of, running_call
 from farebox.web.problems import problem_response
@@ -121,6 +122,15 @@ class PaidCalls:
         if route is not None and route.public:
             await self._app(scope, receive, send)
             return
+        admission = edge.gate.admissions.enter()
+        try:
+            await self._serve_paid(edge, route, admission, scope, receive, send)
+        finally:
+            admission.leave()
+
+    async def _serve_paid(
+        self, edge: Edge, route: Route | None, admission: Admission, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
             grant = await edge.admit(scope)
             if not edge.recorder.healthy:
@@ -131,10 +141,12 @@ class PaidCalls:
         call = Call(grant, route.match if route is not None else "", edge.meters)
         if route is not None and route.meter is not None:
             call.charges[route.meter] = route.quantity
-        await self._run(edge, call, scope, receive, send)
+        await self._run(edge, call, admission, scope, receive, send)
 
-    async def _run(self, edge: Edge, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _Answer(edge, call, scope, receive, send)
+    async def _run(
+        self, edge: Edge, call: Call, admission: Admission, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        answer = _Answer(edge, call, admission, scope, receive, send)
         scope[SCOPE_KEY] = call
         token = running_call.set(call)
         try:
@@ -187,11 +199,14 @@ class _Lifespan:
 class _Answer:
     """The seller's answer on its way out: its start waits until the call is durable; a lost store makes it a 503."""
 
-    __slots__ = ("_call", "_edge", "_receive", "_scope", "_send", "refused", "started")
+    __slots__ = ("_admission", "_call", "_edge", "_receive", "_scope", "_send", "refused", "started")
 
-    def __init__(self, edge: Edge, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, edge: Edge, call: Call, admission: Admission, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._edge = edge
         self._call = call
+        self._admission = admission
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -213,6 +228,7 @@ class _Answer:
                     self.refused = True
                     await _refuse(error, self._scope, self._receive, self._send, pay_url=None)
                     return
+            self._admission.leave()  # from here on the call costs nothing more, however long its answer is
         await self._send(message)
 
 

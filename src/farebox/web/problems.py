@@ -5,6 +5,7 @@ from typing import Any, Final
 from starlette.responses import JSONResponse, Response
 
 from farebox.errors import (
+    AccountSettling,
     FareboxError,
     ProviderThrottled,
     ProviderUnavailable,
@@ -39,7 +40,7 @@ def problem_headers(error: FareboxError) -> dict[str, str]:
         headers["WWW-Authenticate"] = f'Bearer realm="farebox",{reason} charset="UTF-8"'
     if isinstance(error, TooManyRequests):
         headers["Retry-After"] = str(error.retry_after_seconds)
-    elif isinstance(error, (StoreError, ProviderUnavailable, ProviderThrottled)):
+    elif isinstance(error, (AccountSettling, StoreError, ProviderUnavailable, ProviderThrottled)):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return headers
 

@@ -1,0 +1,155 @@
+"""Who serves, and how far each has come: what a settlement waits for, and how a dead process is found (L1, L12).
+
+A process is dead when it has not beaten for a stated time of the one that watches; clocks are not compared.
+"""
+
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import structlog
+
+from farebox.ports import Clock, Entropy, ProcessRow, Store
+
+__all__ = [
+    "BEAT_MILLISECONDS",
+    "PRESENCE_SECONDS_MAX",
+    "WATCH_GAP_SECONDS_MAX",
+    "Admission",
+    "Admissions",
+    "Presence",
+    "Watch",
+]
+
+BEAT_MILLISECONDS: Final = 1_000
+PRESENCE_SECONDS_MAX: Final = 20
+WATCH_GAP_SECONDS_MAX: Final = 5
+
+_log = structlog.get_logger("farebox.presence")
+
+
+class Admissions:
+    """Calls under way, by what their process knew of the change feed when it let them in."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: Counter[int] = Counter()
+        self._positions: deque[tuple[int, int]] = deque()  # calls let in from this era on know this position
+        self._era = 0
+        self._known = 0
+        self._acknowledged = 0
+
+    def enter(self) -> "Admission":
+        """Before anything is asked about a call."""
+        with self._lock:
+            self._under_way[self._era] += 1
+            return Admission(self, self._era)
+
+    def leave(self, era: int) -> None:
+        """One call less that was let in in this era."""
+        with self._lock:
+            self._under_way[era] -= 1
+            if not self._under_way[era]:
+                del self._under_way[era]
+
+    def advance(self, position: int) -> None:
+        """From now on calls are let in knowing the feed up to `position`: what it changed is no longer remembered."""
+        with self._lock:
+            if position != self._known:
+                self._era += 1
+                self._known = position
+                self._positions.append((self._era, position))
+
+    def acknowledged(self) -> int:
+        """The position that every call knew which is under way, or any later one."""
+        with self._lock:
+            oldest = min(self._under_way, default=self._era)
+            while self._positions and self._positions[0][0] <= oldest:
+                self._acknowledged = self._positions.popleft()[1]
+            return self._acknowledged
+
+
+class Admission:
+    """One call under way, from before it was let in."""
+
+    __slots__ = ("_admissions", "_era")
+
+    def __init__(self, admissions: Admissions, era: int) -> None:
+        self._admissions: Admissions | None = admissions
+        self._era = era
+
+    def leave(self) -> None:
+        """The call is refused, or all that it will ever cost is committed. Again: nothing."""
+        admissions, self._admissions = self._admissions, None
+        if admissions is not None:
+            admissions.leave(self._era)
+
+
+class Watch:
+    """Tells dead processes from living ones by looking at them again and again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._looked_ms: int | None = None
+
+    def dead(self, processes: Iterable[ProcessRow]) -> list[ProcessRow]:
+        """Those that have not beaten for PRESENCE_SECONDS_MAX of this watch. When it could not look itself for a while,
+        it begins anew: while the ledger is away nobody can beat."""
+        now_ms = self._clock.monotonic_ms()
+        if self._looked_ms is None or now_ms - self._looked_ms > WATCH_GAP_SECONDS_MAX * 1000:
+            self._seen.clear()
+        self._looked_ms = now_ms
+        rows = list(processes)
+        seen = {
+            row.id: self._seen[row.id] if self._seen.get(row.id, (-1, 0))[0] == row.beats else (row.beats, now_ms)
+            for row in rows
+        }
+        self._seen = seen
+        return [row for row in rows if now_ms - seen[row.id][1] > PRESENCE_SECONDS_MAX * 1000]
+
+
+class Presence:
+    """This process among those that serve the ledger. Its writers bear its id, so that they can be closed with it."""
+
+    def __init__(
+        self, store: Store, clock: Clock, entropy: Entropy, acknowledged: Callable[[], int], *, host: str
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._entropy = entropy
+        self._acknowledged = acknowledged
+        self._host = host
+        self._watch = Watch(clock)
+        self._process = 0
+        self._id = ""
+        self._started_at = 0
+
+    @property
+    def id(self) -> str:
+        """Made in the process itself: after a fork the child is another one."""
+        if self._process != os.getpid():
+            self._id, self._process, self._started_at = self._entropy.token(), os.getpid(), self._clock.now_at()
+        return self._id
+
+    def step(self) -> bool:
+        """Say that this process lives and how far it has come, and remove those that are dead. StoreError."""
+        if not self._store.beat(self._row()):
+            _log.info("process_registered", process=self.id)
+        for row in self._watch.dead(self._store.processes()):
+            if row.id != self.id and self._store.remove_process(row):
+                _log.warning("process_dead", process=row.id, host=row.host, pid=row.pid, seen_at=row.seen_at)
+        return False
+
+    def leave(self) -> None:
+        """On the way out: nobody need wait for this process any more. StoreError."""
+        for row in self._store.processes():
+            if row.id == self.id:
+                self._store.remove_process(row)
+
+    def _row(self) -> ProcessRow:
+        return ProcessRow(
+            self.id, self._host, os.getpid(), self._started_at, self._clock.now_at(), self._acknowledged()
+        )
