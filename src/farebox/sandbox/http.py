@@ -15,15 +15,17 @@ from typing import Any, Final
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from farebox.sandbox.core import Answer
 from farebox.sandbox.eventcontrol import event_routes
 from farebox.sandbox.faults import Reset
 from farebox.sandbox.forms import BODY_BYTES_MAX
+from farebox.sandbox.frame import is_foreign
 from farebox.sandbox.limitcontrol import limit_routes
 from farebox.sandbox.movement import Movement
 from farebox.sandbox.pages import page_routes
@@ -38,6 +40,7 @@ __all__ = ["DELIVERY_PAUSE_MILLISECONDS", "DELIVERY_SECONDS_MAX", "create_app", 
 DELIVERY_SECONDS_MAX: Final = 10
 DELIVERY_PAUSE_MILLISECONDS: Final = 50
 _GARBAGE_SOUGHT_AFTER: Final = 50_000  # new objects, of Python's own 700
+_READING: Final = ("GET", "HEAD")
 _log: Final = logging.getLogger(__name__)
 
 
@@ -67,6 +70,7 @@ def create_app(sandbox: Sandbox, keeper: Keeper | None = None) -> Starlette:
     control = _Control(sandbox, movement)
     return Starlette(
         lifespan=lifespan,
+        middleware=[Middleware(_OwnKnobs)],
         routes=[
             Mount("/v1", app=_Api(sandbox)),
             Mount("/v2", app=_Api(sandbox)),
@@ -128,6 +132,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class _OwnKnobs:
+    """The control API asks for no key: what another site's page sends to it through a browser is refused."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        knob = scope["type"] == "http" and scope["path"].startswith("/_sandbox") and scope["method"] not in _READING
+        if knob and is_foreign(Request(scope)):
+            await _refusal("Another site's page may not ask this.", 403)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class _Api:

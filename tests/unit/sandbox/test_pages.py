@@ -56,6 +56,19 @@ def test_the_log_is_bounded(seller: Seller, client: TestClient) -> None:
     assert len(log_of(client)) == REQUESTS_KEPT
 
 
+KNOBS = ["clock", "aggregation", "settings", "faults", "limits", "seed", "deliveries/faults", "deliveries/retries"]
+
+
+@pytest.mark.parametrize("path", KNOBS)
+def test_other_sites_reach_no_control_api(client: TestClient, path: str) -> None:
+    """What a page of another site posts to the control API through its visitor's browser is refused; a tool is not."""
+    for site, foreign in (("cross-site", True), ("same-site", True), ("same-origin", False), (None, False)):
+        headers = {"sec-fetch-site": site} if site is not None else {}
+        answer = client.post(f"/_sandbox/{path}", content="{}", headers=headers)
+        assert (answer.status_code == 403) == foreign
+    assert client.delete("/_sandbox/faults", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+
+
 @pytest.mark.parametrize("path", ["/move", "/faults", "/lag", "/events/evt_1/resend"])
 def test_other_sites_turn_no_knobs(client: TestClient, path: str) -> None:
     """A page of another site cannot press these buttons through its visitor's browser."""
