@@ -41,6 +41,7 @@ from farebox.web.middleware import PaidCalls
 
 __all__ = [
     "ADMIN_TOKEN",
+    "CATALOG",
     "PUBLIC_URL",
     "START_AT",
     "WEBHOOK_SECRET",

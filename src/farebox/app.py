@@ -288,7 +288,14 @@ class Runtime:
 
     def _billing(self, public_url: str) -> Billing:
         settings, adapters = self.settings, self.adapters
-        registry = registry_of(adapters.store, adapters.clock, self.recorder, self.reporter, self.spooler)
+        registry = registry_of(
+            adapters.store,
+            adapters.clock,
+            self.recorder,
+            self.reporter,
+            self.background.reconciler,
+            self.spooler,
+        )
 
         async def identify(request: Request) -> Facts:
             return await self.edge.identify_holder(request.scope)

@@ -11,12 +11,14 @@ import httpx
 import structlog
 
 from farebox.billing.inbox import InboxWorker, sweep
+from farebox.billing.late import LateBiller
 from farebox.config import Settings
 from farebox.domain.reports import SEAL_INTERVAL_SECONDS
 from farebox.errors import ProviderForbidden, StoreError, StoreUnusable
 from farebox.loops import Loop
 from farebox.metering.gate import FEED_POLL_MILLISECONDS, Gate
 from farebox.metering.presence import BEAT_MILLISECONDS, Presence
+from farebox.metering.reconciler import Reconciler
 from farebox.metering.reporter import Reporter
 from farebox.metering.sealer import Sealer
 from farebox.metering.spool import Spooler
@@ -26,6 +28,9 @@ from farebox.system import FollowingClock
 __all__ = [
     "CLOCK_POLL_MILLISECONDS",
     "INBOX_POLL_MILLISECONDS",
+    "LATE_MILLISECONDS",
+    "RECONCILE_BACK_SECONDS",
+    "RECONCILE_MILLISECONDS",
     "REPORT_BATCH_MAX",
     "REPORT_POLL_MILLISECONDS",
     "SENDER_THREADS_MAX",
@@ -43,6 +48,9 @@ INBOX_POLL_MILLISECONDS: Final = 1_000
 CLOCK_POLL_MILLISECONDS: Final = 200
 SWEEP_MILLISECONDS: Final = 60_000
 SPOOL_POLL_MILLISECONDS: Final = 5_000
+LATE_MILLISECONDS: Final = 60_000
+RECONCILE_MILLISECONDS: Final = 3_600_000
+RECONCILE_BACK_SECONDS: Final = 3 * 86_400
 SHUTDOWN_MILLISECONDS_MAX: Final = 10_000
 
 _log = structlog.get_logger("farebox")
@@ -72,11 +80,16 @@ class Background:
         self._senders = ThreadPoolExecutor(SENDER_THREADS_MAX, thread_name_prefix="farebox-sender")
         self.sealer = Sealer(store, clock, settings.catalog)
         self.reporter = Reporter(store, provider, clock, entropy)
-        self.worker = InboxWorker(store, provider, clock, entropy)
+        bills_late = settings.bills_late_usage
+        self.late = LateBiller(store, provider, clock, settings.catalog, bills=bills_late)
+        self.reconciler = Reconciler(store, provider, clock, settings.catalog, bills_late=bills_late)
+        self.worker = InboxWorker(store, provider, clock, entropy, self.late)
         self._bound = False
         self._seal_hard = False
         self._sealed_at_ms = 0
         self._sweep_after = ""
+        self._reconcile_after = ""
+        self._reconciled_at_ms = clock.monotonic_ms()
         self._inbox_loop = Loop("inbox", self._inbox_step, interval_ms=INBOX_POLL_MILLISECONDS)
         self._report_loop = Loop("reporter", self._report_step, interval_ms=REPORT_POLL_MILLISECONDS)
         self._loops: list[Loop] = []
@@ -89,6 +102,7 @@ class Background:
             self._report_loop,
             Loop("presence", self._presence.step, interval_ms=BEAT_MILLISECONDS, backoff_seconds_max=1),
             Loop("sweep", self._sweep_step, interval_ms=SWEEP_MILLISECONDS),
+            Loop("reconciler", self._reconcile_step, interval_ms=LATE_MILLISECONDS),
         ]
         if self._spooler is not None:
             self._loops.append(Loop("spool", self._spooler.adopt, interval_ms=SPOOL_POLL_MILLISECONDS))
@@ -178,6 +192,20 @@ class Background:
 
     def _sweep_step(self) -> bool:
         self._sweep_after = sweep(self._store, self._provider, self._clock, self._sweep_after)
+        return False
+
+    def _reconcile_step(self) -> bool:
+        """Bill what came late; once an hour compare as many accounts as the budget of reads allows, in turn."""
+        if not self._bound:
+            return False
+        self.late.step()
+        now_ms, reads = self._clock.monotonic_ms(), self._settings.reconcile_reads_per_hour
+        if reads and now_ms - self._reconciled_at_ms >= RECONCILE_MILLISECONDS:
+            self._reconciled_at_ms = now_ms
+            since = self._clock.now_at() - RECONCILE_BACK_SECONDS
+            found = self.reconciler.run(after=self._reconcile_after, since=since, reads_max=reads)
+            self._reconcile_after = found.last_account if not found.complete else ""
+            _log.info("reconciled", accounts=found.accounts, reads=found.reads, differing=len(found.differing))
         return False
 
     def _side_by_side(self, jobs: Sequence[Callable[[], None]]) -> None:

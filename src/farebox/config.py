@@ -58,6 +58,8 @@ class Settings:
     credentials: tuple[str, ...]
     past_due_grace_seconds: int
     seal_seconds: int
+    bills_late_usage: bool
+    reconcile_reads_per_hour: int
     database_url: str = field(repr=False)  # it may hold a password
     allow_weak_durability: bool
     stripe_secret_key: Secret | None
@@ -149,6 +151,8 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
         credentials=tuple(model.http.credentials),
         past_due_grace_seconds=model.access.past_due_grace_days * 86_400,
         seal_seconds=model.reporting.seal_seconds,
+        bills_late_usage=model.reporting.late_usage == "bill",
+        reconcile_reads_per_hour=model.reporting.reconcile_reads_per_hour,
         database_url=_database_url(values.get("FAREBOX_DATABASE_URL", "sqlite:///farebox.db")),
         allow_weak_durability=model.ledger.allow_weak_durability,
         stripe_secret_key=key,

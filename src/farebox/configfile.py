@@ -12,6 +12,7 @@ from farebox.errors import ConfigError
 __all__ = [
     "GRACE_DAYS_MAX",
     "MATCH_CHARACTERS_MAX",
+    "RECONCILE_READS_MAX",
     "ROUTES_MAX",
     "SEAL_SECONDS_MAX",
     "SPOOL_SECONDS_MAX",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 GRACE_DAYS_MAX: Final = 90
+RECONCILE_READS_MAX: Final = 10_000
 SEAL_SECONDS_MAX: Final = 3_600
 SPOOL_SECONDS_MAX: Final = 86_400
 ROUTES_MAX: Final = 1_000
@@ -79,6 +81,8 @@ class _Access(_Table):
 
 class _Reporting(_Table):
     seal_seconds: Annotated[int, BeforeValidator(_whole)] = Field(default=300, ge=1, le=SEAL_SECONDS_MAX)
+    late_usage: Literal["bill", "report"] = "bill"
+    reconcile_reads_per_hour: Annotated[int, BeforeValidator(_whole)] = Field(default=10, ge=0, le=RECONCILE_READS_MAX)
 
 
 class _Ledger(_Table):

@@ -8,6 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from farebox.errors import StoreError
+from farebox.metering.reconciler import Reconciler
 from farebox.metering.recorder import Recorder
 from farebox.metering.reporter import Reporter
 from farebox.metering.spool import Spooler
@@ -17,22 +18,34 @@ __all__ = ["registry_of"]
 
 
 def registry_of(
-    store: Store, clock: Clock, recorder: Recorder, reporter: Reporter, spooler: Spooler | None = None
+    store: Store,
+    clock: Clock,
+    recorder: Recorder,
+    reporter: Reporter,
+    reconciler: Reconciler,
+    spooler: Spooler | None = None,
 ) -> CollectorRegistry:
     """A registry of its own, so that it meets no metric of the seller's."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(store, clock, recorder, reporter, spooler))
+    registry.register(_Figures(store, clock, recorder, reporter, reconciler, spooler))
     return registry
 
 
 class _Figures(Collector):
     def __init__(
-        self, store: Store, clock: Clock, recorder: Recorder, reporter: Reporter, spooler: Spooler | None
+        self,
+        store: Store,
+        clock: Clock,
+        recorder: Recorder,
+        reporter: Reporter,
+        reconciler: Reconciler,
+        spooler: Spooler | None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._recorder = recorder
         self._reporter = reporter
+        self._reconciler = reconciler
         self._spooler = spooler
 
     def describe(self) -> list[Metric]:
@@ -50,6 +63,9 @@ class _Figures(Collector):
         for kind, count in reporter.counts.outcomes.items():
             outcomes.add_metric([kind.value], count)
         yield outcomes
+        yield GaugeMetricFamily(
+            "farebox_reconciled_at_seconds", "When this process last compared", self._reconciler.last_run_at
+        )
         yield from self._spool()
         try:
             yield from self._ledger()
@@ -79,3 +95,4 @@ class _Figures(Collector):
         age = self._clock.now_at() - oldest if oldest is not None else 0
         yield GaugeMetricFamily("farebox_oldest_unreported_seconds", "Age of the oldest open meter event", age)
         yield GaugeMetricFamily("farebox_inbox_waiting", "Webhook events not worked off", self._store.inbox_waiting())
+        yield GaugeMetricFamily("farebox_differences", "Meters and periods that differ", self._store.difference_count())

@@ -21,6 +21,7 @@ from farebox.domain.accounts import Account, Checkout, Subscription, Subscriptio
 from farebox.domain.audit import AuditEntry
 from farebox.domain.corrections import Adjustment
 from farebox.domain.inbox import InboxEvent
+from farebox.domain.invoices import PeriodBill
 from farebox.domain.keys import ApiKey
 from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState, Unsealed, freeze, seal
 from farebox.domain.usage import Batch, Increment, Period, UsageLine
@@ -714,7 +715,7 @@ def test_nothing_is_sealed_in_a_period_whose_invoice_is_final(store: Store) -> N
         subscription = replace(SUBSCRIPTION, items=(replace(ITEM, period=Period(start, start + 30 * DAY)),))
         store.put_subscriptions(account.id, (subscription,), fence=store.take_fence(account.id), at=start)
     (first,) = store.unfinished_periods(ended_by=AT + 31 * DAY, limit=9)
-    store.close_period(first, invoice_id="in_1", finalized_at=AT + 31 * DAY)
+    store.close_period(first, PeriodBill("in_1", AT + 31 * DAY), plan=None, now=AT + 31 * DAY)
     assert store.unfinished_periods(ended_by=AT + 31 * DAY, limit=9) == []
     late, fresh = used(3), used(4, bucket_start=AT + 30 * DAY, used_at=AT + 30 * DAY + 5)
     assert [event.value for event in sealed(store, late, fresh, now=AT + 31 * DAY)] == [4]
@@ -778,7 +779,8 @@ def test_a_final_invoice_is_corrected_at_stripe(store: Store) -> None:
     account = buyer(store)
     store.put_subscriptions(account.id, (SUBSCRIPTION,), fence=store.take_fence(account.id), at=AT)
     sealed(store, used(5))
-    store.close_period(store.periods(account.id)[0], invoice_id="in_1", finalized_at=AT + 31 * DAY)
+    (period,) = store.periods(account.id)
+    store.close_period(period, PeriodBill("in_1", AT + 31 * DAY), plan=None, now=AT + 31 * DAY)
     with pytest.raises(AdjustmentRefused, match="credit note"):
         adjusted(store, adjustment(-2))
     assert store.adjusted("acc_1", AT, EVER) == {}

@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from farebox.billing.late import LateBiller
 from farebox.domain.accounts import Account, Subscription
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, InboxWork
 from farebox.errors import FareboxError, ProviderError, ProviderRejected
@@ -29,6 +30,7 @@ INBOX_LEASE_SECONDS: Final = 60
 INBOX_BACKOFF_SECONDS_MAX: Final = 600
 SWEEP_ACCOUNTS_MAX: Final = 20
 _PERIOD_ENDED: Final = "invoice.created"
+_FINALIZED: Final = "invoice.finalized"
 
 _log = structlog.get_logger("farebox.inbox")
 
@@ -61,11 +63,14 @@ def receive(provider: Provider, store: Store, clock: Clock, body: bytes, signatu
 class InboxWorker:
     """Works off the inbox, one customer at a step, under a lease and a fence."""
 
-    def __init__(self, store: Store, provider: Provider, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self, store: Store, provider: Provider, clock: Clock, entropy: Entropy, late: LateBiller | None = None
+    ) -> None:
         self._store = store
         self._provider = provider
         self._clock = clock
         self._holder = entropy.token()
+        self._late = late
 
     def step(self) -> bool:
         """Take the next customer's events and settle them. False when nothing was due."""
@@ -93,6 +98,8 @@ class InboxWorker:
             return self._store.finish_inbox(work, at=self._clock.now_at())
         if work.account_fence is None:
             return False  # the account came to be after the work was taken: take it again, with its fence
+        if self._late is not None and any(event.type == _FINALIZED for event in work.events):
+            self._late.invoice_finalized(account)
         fetched = self._provider.subscriptions(str(work.customer_id))
         return self._store.finish_inbox(work, at=self._clock.now_at(), account_id=account.id, subscriptions=fetched)
 

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from farebox.domain.accounts import Account, Subscription
 from farebox.domain.catalog import Meter, Plan, Price
+from farebox.domain.corrections import LateItem
 from farebox.domain.inbox import InboxEvent
+from farebox.domain.invoices import BilledInvoice
 from farebox.domain.reports import MeterEvent, Outcome
 
 __all__ = [
@@ -156,6 +158,29 @@ class Provider(Protocol):
     def send_meter_event(self, event: MeterEvent) -> Outcome: ...
     def summary(self, meter_id: str, customer_id: str, start: int, end: int) -> int:
         """What the provider counted in [start, end), both on whole minutes."""
+        ...
+
+    def hourly_summaries(self, meter_id: str, customer_id: str, start: int, end: int) -> dict[int, int]:
+        """What the provider counted in each hour of [start, end), both on whole hours, that has any."""
+        ...
+
+    # what was billed
+    def billed_invoices(self, subscription_id: str, *, since: int) -> list[BilledInvoice]:
+        """The subscription's invoices made since then, with all their lines."""
+        ...
+
+    def late_items(self, customer_id: str) -> list[LateItem]:
+        """The invoice items that Farebox made for late usage."""
+        ...
+
+    def create_late_item(
+        self, item: LateItem, *, customer_id: str, subscription_id: str | None, description: str
+    ) -> str:
+        """Have the item on the subscription's next invoice, or waiting for one of the customer's. Its id there."""
+        ...
+
+    def invoice_late_items(self, customer_id: str, *, currency: str, key: str) -> str:
+        """A final invoice of what waits for the customer. The same `key` makes one. Its id."""
         ...
 
     # webhooks

@@ -1,10 +1,12 @@
 """The part of the Store that knows whether the money is right: billing periods, corrections, and who did what."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from farebox.domain.audit import AuditEntry
-from farebox.domain.corrections import Adjustment
+from farebox.domain.balance import Balance
+from farebox.domain.corrections import Adjustment, LateItem
+from farebox.domain.invoices import PeriodBill
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, Unsealed
 from farebox.domain.usage import Period
@@ -23,10 +25,63 @@ class ReconcilingStore(Protocol):
         """Periods over by then whose invoice is not known to be final, of accounts after `after`, in their order."""
         ...
 
-    def close_period(self, period: BillingPeriod, *, invoice_id: str, finalized_at: int) -> None:
-        """Its invoice is final: nothing is sealed in it any more (L10)."""
+    def balances(self, period: BillingPeriod, *, now: int) -> dict[str, Balance]:
+        """What the ledger has of the period, by meter."""
         ...
 
+    def neighbours(self, period: BillingPeriod, meter: str) -> int:
+        """Delivered units of other periods in the minutes that hold this period's start and end: Stripe's sums are by
+        the minute, and cannot tell them apart."""
+        ...
+
+    def orphans(self, account_id: str, *, since: int) -> dict[str, int]:
+        """Usage by meter since then that no known period holds."""
+        ...
+
+    def note_differences(
+        self, account_id: str, found: Mapping[tuple[str, int], str], *, agreed: set[tuple[str, int]], at: int
+    ) -> dict[tuple[str, int], int]:
+        """Keep what differs, by meter and period start, and forget what agrees. Since when each differs."""
+        ...
+
+    def difference_count(self) -> int: ...
+
+    # late usage
+    def bill(self, period: BillingPeriod) -> PeriodBill | None:
+        """What the final invoice billed; None while the period is not closed."""
+        ...
+
+    def close_period(
+        self,
+        period: BillingPeriod,
+        bill: PeriodBill,
+        *,
+        plan: Callable[[Unsealed, int], MeterEvent] | None,
+        now: int,
+    ) -> list[LateItem]:
+        """L10: its invoice is final; from now on nothing is sealed in it. With a `plan`, also what `bill_late` does,
+        in the same transaction."""
+        ...
+
+    def bill_late(
+        self, period: BillingPeriod, *, plan: Callable[[Unsealed, int], MeterEvent], now: int
+    ) -> list[LateItem]:
+        """Withdraw all that is not delivered in a closed period, `plan` naming what was not sealed, and make an item of
+        what neither the invoice nor an earlier item has, in one transaction. The items made, not at Stripe yet."""
+        ...
+
+    def closed_with_late_usage(self, *, limit: int) -> list[BillingPeriod]:
+        """Closed periods in which usage was recorded since."""
+        ...
+
+    def unsent_late_items(self, *, limit: int) -> list[LateItem]: ...
+    def late_items(self, account_id: str) -> list[LateItem]: ...
+    def late_item_sent(self, item_id: str, invoice_item_id: str) -> None: ...
+    def adopt_late_item(self, item: LateItem) -> bool:
+        """Keep an item that Stripe has and this ledger does not know; False when it does."""
+        ...
+
+    # corrections and the audit log
     def adjust(
         self,
         adjustment: Adjustment,

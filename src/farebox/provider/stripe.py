@@ -19,6 +19,7 @@ from farebox.provider.buyers import BuyerCalls
 from farebox.provider.calls import asking
 from farebox.provider.catalog import CatalogCalls
 from farebox.provider.http import HttpClient, Transport, new_pool, transport_over
+from farebox.provider.invoicing import InvoicingCalls
 from farebox.provider.signature import check_signature
 from farebox.provider.usage import UsageCalls
 
@@ -29,7 +30,7 @@ READ_RETRIES_MAX: Final = 2
 stripe.enable_telemetry = False
 
 
-class StripeProvider(CatalogCalls, BuyerCalls, UsageCalls):
+class StripeProvider(CatalogCalls, BuyerCalls, UsageCalls, InvoicingCalls):
     """The Provider.
 
     `api_base` points at a local Stripe; `transport` (method, url, headers, body) replaces the network.

@@ -5,7 +5,7 @@ from typing import Final
 
 from farebox.sandbox.core import Context
 from farebox.sandbox.customers import card_of
-from farebox.sandbox.discounts import discounts_of, spend_once
+from farebox.sandbox.discounts import spend_once
 from farebox.sandbox.drafts import new_draft, new_invoice
 from farebox.sandbox.errors import missing_object, wrong_state
 from farebox.sandbox.invoiceitems import drop_prorations, waiting_items
@@ -18,7 +18,6 @@ from farebox.sandbox.status import ENDED, end_subscription, period_end, set_stat
 
 __all__ = [
     "INCOMPLETE_SECONDS",
-    "THRESHOLD_REST_SECONDS",
     "TRIAL_NOTICE_SECONDS",
     "begin",
     "bill_now",
@@ -34,7 +33,6 @@ __all__ = [
 
 INCOMPLETE_SECONDS: Final = 23 * 3_600
 TRIAL_NOTICE_SECONDS: Final = 3 * 86_400
-THRESHOLD_REST_SECONDS: Final = 86_400  # before a period ends, so that two invoices do not come on one day
 Happening = tuple[int, Callable[[], object]]
 
 
@@ -237,12 +235,9 @@ def _check_thresholds(ctx: Context, subscription: StripeObject) -> None:
     thresholds = subscription["billing_thresholds"] or {}
     if subscription["status"] not in ("active", "past_due") or thresholds.get("amount_gte") is None:
         return
-    if period_end(subscription) - ctx.now_at < THRESHOLD_REST_SECONDS:
-        return
-    plan, discounts = closing_plan(subscription, ctx.now_at), discounts_of(ctx, subscription)
-    now = (ctx.now_at, ctx.now_at)
-    probe = new_invoice(ctx, subscription, plan, reason="upcoming", period=now, id="probe", discounts=discounts)
-    if probe["total"] < thresholds["amount_gte"]:
+    plan = closing_plan(subscription, ctx.now_at)
+    probe = new_invoice(ctx, subscription, plan, reason="upcoming", period=(ctx.now_at,) * 2, id="probe", discounts=[])
+    if probe["subtotal"] < thresholds["amount_gte"]:
         return
     start = min(item["current_period_start"] for item in subscription["items"]["data"])
     reached = {"amount_gte": thresholds["amount_gte"], "item_reasons": []}

@@ -99,8 +99,8 @@ def _of_an_old_one(
     change = planned_items(ctx, subscription, details)
     if change is not None:
         subscription["items"]["data"] = change.items
-        leftovers, prorations = (change.leftovers, change.prorations) if behavior != "none" else ([], [])
-        subscription["_leftovers"] = [*subscription.get("_leftovers", []), *leftovers]
+        subscription["_leftovers"] = [*subscription.get("_leftovers", []), *change.leftovers]
+        prorations = change.prorations if behavior != "none" else []
         if behavior == "always_invoice" and prorations:
             plan = [single_entry(item) for item in (*waiting, *prorations)]
             return plan, subscription, (_start(subscription), ctx.now_at)

@@ -235,12 +235,11 @@ def keep_items(ctx: Context, items: list[StripeObject]) -> None:
 
 
 def apply_change(ctx: Context, subscription: StripeObject, change: Change, *, prorate: bool) -> None:
-    """Let a planned change happen. Without proration what was used until now is not billed either, as at Stripe, and
-    what comes in its place was not: the credit of a later change knows that."""
+    """Let a planned change happen. What is not prorated was not billed: the credit of a later change knows that."""
     subscription["items"]["data"] = change.items
     for item in change.items if prorate else ():
         if item["id"] in change.billed:
             item["_last_billed"] = change.billed[item["id"]]
+    subscription["_leftovers"] = [*subscription.get("_leftovers", []), *change.leftovers]
     if prorate:
-        subscription["_leftovers"] = [*subscription.get("_leftovers", []), *change.leftovers]
         keep_items(ctx, change.prorations)

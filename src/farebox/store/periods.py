@@ -14,7 +14,7 @@ from farebox.domain.usage import Period
 from farebox.store import tables as t
 from farebox.store.engine import Database, upsert
 
-__all__ = ["PeriodTables", "items_text", "read_items", "record_periods"]
+__all__ = ["PeriodTables", "items_text", "read_items", "read_period", "record_periods"]
 
 
 class PeriodTables:
@@ -35,17 +35,7 @@ class PeriodTables:
             .limit(limit)
         )
         with self._database.read() as connection:
-            return [_period(row) for row in connection.execute(query)]
-
-    def close_period(self, period: BillingPeriod, *, invoice_id: str, finalized_at: int) -> None:
-        p = t.periods.c
-        with self._database.write() as connection:
-            connection.execute(
-                sa.update(t.periods)
-                .where(p.account_id == period.account_id, p.subscription_id == period.subscription_id)
-                .where(p.start == period.start)
-                .values(invoice_id=invoice_id, finalized_at=finalized_at)
-            )
+            return [read_period(row) for row in connection.execute(query)]
 
 
 def record_periods(connection: Connection, account_id: str, subscriptions: Sequence[Subscription]) -> None:
@@ -81,10 +71,11 @@ def _periods(connection: Connection, account_id: str, since: int) -> list[Billin
     """Those that end after `since`, in order of time."""
     p = t.periods.c
     query = sa.select(t.periods).where(p.account_id == account_id, p.end > since).order_by(p.start, p.subscription_id)
-    return [_period(row) for row in connection.execute(query)]
+    return [read_period(row) for row in connection.execute(query)]
 
 
-def _period(row: Row[Any]) -> BillingPeriod:
+def read_period(row: Row[Any]) -> BillingPeriod:
+    """A row of the table, whole."""
     return BillingPeriod(
         account_id=row.account_id,
         subscription_id=row.subscription_id,

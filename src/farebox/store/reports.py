@@ -194,6 +194,8 @@ def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
     asked = sa.values(*columns, name="asked").data(due).cte("asked").c
     used = (u.account_id == asked.account_id) & (u.meter == asked.meter) & (u.bucket_start == asked.start)
     done = (m.account_id == asked.account_id) & (m.meter == asked.meter) & (m.bucket_start == asked.start)
+    p = t.periods.c
+    period = (p.account_id == asked.account_id) & (p.start <= asked.start) & (p.end > asked.start)
     rows = connection.execute(
         sa.select(
             asked.account_id,
@@ -204,12 +206,15 @@ def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
             sa.select(sa.func.coalesce(sa.func.sum(m.value), 0)).where(done, IS_OF_USAGE).scalar_subquery(),
             sa.select(sa.func.coalesce(sa.func.max(m.sequence) + 1, 0)).where(done).scalar_subquery(),
             sa.select(sa.func.max(u.last_used_at)).where(used).scalar_subquery(),
+            sa.select(sa.func.min(p.end)).where(period).scalar_subquery(),
         )
         .where(a.id == asked.account_id)
         .order_by(asked.account_id, asked.meter, asked.start)
     ).all()
     found: list[Unsealed] = []
-    for account, customer, meter, start, total, sealed, sequence, last in rows:
+    for account, customer, meter, start, total, sealed, sequence, used_at, end in rows:
+        # A boundary that was learned late counts its bucket wholly before it, at Stripe as in the ledger (L4).
+        last = used_at if end is None else min(used_at, end - 1)
         cells = _cells(connection, customer, meter, start, last)
         found.append(Unsealed(account, customer, meter, start, int(total), int(sealed), int(sequence), last, cells))
     return found

@@ -16,8 +16,10 @@ from farebox.store.corrections import CorrectionTables
 from farebox.store.engine import Database, insert_new
 from farebox.store.feed import FeedTables
 from farebox.store.inbox import InboxTables
+from farebox.store.late import LateTables
 from farebox.store.periods import PeriodTables
 from farebox.store.presence import PresenceTables
+from farebox.store.reconciling import ReconcilingTables
 from farebox.store.reports import ReportTables
 from farebox.store.sending import SendingTables
 from farebox.store.usage import UsageTables
@@ -38,6 +40,8 @@ class SqlStore(
     PresenceTables,
     CorrectionTables,
     AuditTables,
+    ReconcilingTables,
+    LateTables,
 ):
     """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once.
 

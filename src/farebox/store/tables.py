@@ -288,6 +288,7 @@ periods = Table(
     Column("items", Text, nullable=False),  # JSON: meters, prices and amounts as they were in the period
     Column("invoice_id", String(128)),
     Column("finalized_at", BigInteger),
+    Column("billed", Text),  # JSON by meter: quantity, amount, and the amount that our rating makes of it
 )
 Index("periods_end", periods.c.end)
 

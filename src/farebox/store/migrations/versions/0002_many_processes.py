@@ -68,6 +68,7 @@ def _periods() -> None:
         sa.Column("items", sa.Text(), nullable=False),
         sa.Column("invoice_id", sa.String(128), nullable=True),
         sa.Column("finalized_at", sa.BigInteger(), nullable=True),
+        sa.Column("billed", sa.Text(), nullable=True),
     )
     op.create_index("periods_end", "periods", ["end"])
 

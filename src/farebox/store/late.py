@@ -1,0 +1,168 @@
+"""Usage that its final invoice does not have (L10): periods are closed, what is left is billed as items, once."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from farebox.domain.corrections import LateItem, late_amount
+from farebox.domain.invoices import MeterBill, PeriodBill
+from farebox.domain.periods import BillingPeriod
+from farebox.domain.reports import MeterEvent, ReportState, Unsealed
+from farebox.store import tables as t
+from farebox.store.corrections import lock_account, next_event
+from farebox.store.engine import Database, insert_new, rerun
+from farebox.store.periods import read_period
+from farebox.store.reconciling import balances_of, unsealed_buckets
+
+__all__ = ["NOTHING_TO_SEND", "LateTables"]
+
+NOTHING_TO_SEND: Final = ""  # in the place of a provider's id: the item costs nothing
+_LATE = tuple(t.late_items.c[field.name] for field in fields(LateItem))
+_REASON: Final = "its invoice is final: the invoice has it, or an invoice item bills it"
+_UNSETTLED: Final = ("pending", "sending", "rejected", "doubtful")
+_Plan = Callable[[Unsealed, int], MeterEvent]
+
+
+class LateTables:
+    """The part of the Store that closes periods."""
+
+    _database: Database
+
+    def bill(self, period: BillingPeriod) -> PeriodBill | None:
+        with self._database.read() as connection:
+            return _bill(connection, period)
+
+    @rerun
+    def close_period(self, period: BillingPeriod, bill: PeriodBill, *, plan: _Plan | None, now: int) -> list[LateItem]:
+        text = json.dumps({m: [b.quantity, b.amount, b.expected_amount] for m, b in bill.meters.items()})
+        with self._database.write() as connection:
+            lock_account(connection, period.account_id)
+            connection.execute(
+                sa.update(t.periods)
+                .where(_is(period), t.periods.c.finalized_at.is_(None))
+                .values(invoice_id=bill.invoice_id, finalized_at=bill.finalized_at, billed=text)
+            )
+            return _bill_late(connection, period, plan, now) if plan is not None else []
+
+    @rerun
+    def bill_late(self, period: BillingPeriod, *, plan: _Plan, now: int) -> list[LateItem]:
+        with self._database.write() as connection:
+            lock_account(connection, period.account_id)
+            return _bill_late(connection, period, plan, now)
+
+    def closed_with_late_usage(self, *, limit: int) -> list[BillingPeriod]:
+        u, p = t.usage.c, t.periods.c
+        inside = (u.account_id == p.account_id) & (u.bucket_start >= p.start) & (u.bucket_start < p.end)
+        query = (
+            sa.select(t.periods)
+            .where(p.finalized_at.is_not(None), p.account_id.in_(sa.select(u.account_id).where(t.IS_DIRTY)))
+            .where(sa.exists(sa.select(1).select_from(t.usage).where(t.IS_DIRTY, inside).correlate(t.periods)))
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [read_period(row) for row in connection.execute(query)]
+
+    def unsent_late_items(self, *, limit: int) -> list[LateItem]:
+        late = t.late_items.c
+        query = sa.select(*_LATE).where(late.invoice_item_id.is_(None)).order_by(late.created_at, late.id)
+        with self._database.read() as connection:
+            return [LateItem(*row) for row in connection.execute(query.limit(limit))]
+
+    def late_items(self, account_id: str) -> list[LateItem]:
+        late = t.late_items.c
+        query = sa.select(*_LATE).where(late.account_id == account_id).order_by(late.created_at, late.id)
+        with self._database.read() as connection:
+            return [LateItem(*row) for row in connection.execute(query)]
+
+    def late_item_sent(self, item_id: str, invoice_item_id: str) -> None:
+        late = t.late_items.c
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(t.late_items).where(late.id == item_id).values(invoice_item_id=invoice_item_id)
+            )
+
+    def adopt_late_item(self, item: LateItem) -> bool:
+        with self._database.write() as connection:
+            return insert_new(connection, t.late_items, asdict(item))
+
+
+def _is(period: BillingPeriod) -> Any:
+    p = t.periods.c
+    return (
+        (p.account_id == period.account_id) & (p.subscription_id == period.subscription_id) & (p.start == period.start)
+    )
+
+
+def _bill(connection: Connection, period: BillingPeriod) -> PeriodBill | None:
+    p = t.periods.c
+    row = connection.execute(
+        sa.select(p.invoice_id, p.finalized_at, p.billed).where(_is(period), p.finalized_at.is_not(None))
+    ).first()
+    if row is None:
+        return None
+    return PeriodBill(row[0], row[1], {meter: MeterBill(*values) for meter, values in json.loads(row[2]).items()})
+
+
+def _bill_late(connection: Connection, period: BillingPeriod, plan: _Plan, now: int) -> list[LateItem]:
+    """Take back what cannot be billed as a meter event any more, and make an item of what the invoice lacks."""
+    bill = _bill(connection, period)
+    if bill is None:
+        return []
+    made = []
+    for meter, balance in balances_of(connection, period, now).items():
+        item, billed = period.item_of(meter), bill.meters.get(meter, MeterBill(0, 0, 0)).quantity
+        missing = balance.ledger - billed - balance.late
+        if item is not None and missing > 0:
+            before = billed + balance.late
+            amount = late_amount(before, missing, item.unit_amount)
+            late = LateItem(
+                id=_name(connection, period, meter, before),
+                account_id=period.account_id,
+                meter=meter,
+                period_start=period.start,
+                period_end=period.end,
+                quantity=missing,
+                amount=amount,
+                currency=item.currency,
+                reason=f"not on {bill.invoice_id}",
+                created_at=now,
+                invoice_item_id=NOTHING_TO_SEND if amount == 0 else None,
+            )
+            connection.execute(sa.insert(t.late_items).values(asdict(late)))
+            made.append(late)
+    _withdraw(connection, period, plan, now)
+    return made
+
+
+def _name(connection: Connection, period: BillingPeriod, meter: str, before: int) -> str:
+    """The same for the same units of the same ledger: neither a crash nor a restored backup bills them twice."""
+    ledger_id = connection.execute(sa.select(t.ledger.c.id)).scalar_one()
+    row = f"{ledger_id}/{period.account_id}/{period.subscription_id}/{meter}/{period.start}/{before}"
+    return f"late_{hashlib.sha256(row.encode()).hexdigest()[:40]}"
+
+
+def _withdraw(connection: Connection, period: BillingPeriod, plan: _Plan, now: int) -> None:
+    """No event of the period is sent any more; what was not sealed becomes a row that never is."""
+    m, u = t.meter_events.c, t.usage.c
+    connection.execute(
+        sa.update(t.meter_events)
+        .where(m.account_id == period.account_id, m.timestamp >= period.start, m.timestamp < period.end)
+        .where(m.state.in_(_UNSETTLED))
+        .values(state=ReportState.WITHDRAWN, settled_at=now, reason=_REASON, holder="", lease_end=0)
+    )
+    for meter, start, quantity, last_used_at in unsealed_buckets(connection, period):
+        if quantity > 0:
+            bucket = next_event(connection, period.account_id, meter, start, min(last_used_at, period.end - 1))
+            event = replace(plan(bucket, quantity), state=ReportState.WITHDRAWN, settled_at=now, reason=_REASON)
+            connection.execute(sa.insert(t.meter_events).values({**asdict(event), "holder": "", "lease_end": 0}))
+    connection.execute(
+        sa.update(t.usage)
+        .where(u.account_id == period.account_id, u.bucket_start >= period.start, u.bucket_start < period.end)
+        .where(t.IS_DIRTY)
+        .values(dirty=False)
+    )
