@@ -7,8 +7,10 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from farebox.app import open_provider
+from farebox.billing.restoring import SETTLE_SECONDS
 from farebox.cli.adjust import instant
-from farebox.cli.context import ConfigOption, JsonOption, ledger
+from farebox.cli.context import ActorOption, ConfigOption, JsonOption, ledger
+from farebox.cli.restore import settle_restored
 from farebox.domain.balance import Verdict
 from farebox.errors import AccountUnknown
 from farebox.metering.reconciler import READS_MAX, Comparison, Reconciler, Reconciliation
@@ -27,10 +29,22 @@ def reconcile(
     after: Annotated[str, typer.Option(help="Go on after this account, where an earlier run stopped.")] = "",
     reads: Annotated[int, typer.Option(min=1, help="Ask Stripe at most so often.")] = READS_MAX,
     show_all: Annotated[bool, typer.Option("--all", help="Show also what agrees.")] = False,
+    after_restore: Annotated[
+        bool,
+        typer.Option("--after-restore", help="Instead: tell a restored ledger what Stripe has."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --after-restore: only show it.")] = False,
+    settle_seconds: Annotated[
+        int, typer.Option(min=0, help="With --after-restore: how long Stripe's sums must stand still.")
+    ] = SETTLE_SECONDS,
+    actor: ActorOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Compare the ledger with Stripe. Exit code 0: all agree; 2: some differ; 1: an error, or not finished."""
     since_at = instant(since) if since else None
+    if after_restore:
+        settle_restored(config, since_at, dry_run=dry_run, settle_seconds=settle_seconds, actor=actor, as_json=as_json)
+        return
     with ledger(config) as (settings, store, clock, _entropy):
         one = store.account(account) if account else None
         if account and one is None:

@@ -97,7 +97,8 @@ class Outcome:
 class MeterEvent:
     """A frozen amount of usage on its way to Stripe. Identifier, value, timestamp and event name never change.
 
-    `kind`: usage; adjustment, a correction that may be negative (L11); restored, known to be at Stripe already (L6).
+    `kind`: usage; adjustment, a correction that may be negative (L11); restored, known to be at Stripe already, and
+    void, whose name Stripe knew from another life of this ledger: its usage is sealed anew (L6).
     """
 
     identifier: str

@@ -134,6 +134,10 @@ class Provider(Protocol):
 
     # buyers
     def create_customer(self, account: Account) -> str: ...
+    def accounts_since(self, since: int) -> list[Account]:
+        """Accounts of Farebox's customers that were created since then, as far as the provider knows them."""
+        ...
+
     def create_checkout(
         self, account: Account, plan: Plan, price_ids: Sequence[str], *, success_url: str, cancel_url: str
     ) -> CheckoutSession: ...

@@ -9,6 +9,7 @@ from farebox.domain.corrections import Adjustment, LateItem
 from farebox.domain.invoices import PeriodBill
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, Unsealed
+from farebox.domain.restoring import Share
 from farebox.domain.usage import Period
 
 __all__ = ["ReconcilingStore"]
@@ -79,6 +80,31 @@ class ReconcilingStore(Protocol):
     def late_item_sent(self, item_id: str, invoice_item_id: str) -> None: ...
     def adopt_late_item(self, item: LateItem) -> bool:
         """Keep an item that Stripe has and this ledger does not know; False when it does."""
+        ...
+
+    # a restored ledger (L6)
+    def delivered_sum(self, account_id: str, meter: str, start: int, end: int) -> int:
+        """Units in delivered meter events whose time lies in [start, end)."""
+        ...
+
+    def delivered_by_hour(self, account_id: str, meter: str, since: int) -> dict[int, int]: ...
+    def waiting_events(self, account_id: str, meter: str, start: int, end: int) -> list[MeterEvent]:
+        """Meter events that are not known to be delivered, in the order of bucket and number."""
+        ...
+
+    def refused_hours(self, account_id: str, meter: str) -> set[int]:
+        """Hours with events whose name Stripe knew although they were never sent from here."""
+        ...
+
+    def unsealed_in(self, account_id: str, meter: str, bucket_start: int) -> int: ...
+    def meters_of(self, account_id: str) -> list[str]: ...
+    def import_share(self, account_id: str, meter: str, event_name: str, found: Share, *, now: int) -> None:
+        """Take note in one transaction of what Stripe has: events delivered, and one event that was never sent from
+        here over what was not sealed and what is lost, the latter also as usage."""
+        ...
+
+    def renew_ledger(self, ledger_id: str, epoch: str, *, audit: AuditEntry) -> None:
+        """A new name and a new feed; every writer is closed. Later meter events meet no earlier one's name."""
         ...
 
     # corrections and the audit log

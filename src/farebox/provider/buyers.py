@@ -26,6 +26,18 @@ class BuyerCalls(StripeCalls):
             options = {"idempotency_key": f"farebox-customer-{account.id}"}
             return str(self._api.customers.create(params=params, options=options).id)
 
+    def accounts_since(self, since: int) -> list[Account]:
+        found = []
+        with asking("accounts_since"):
+            for customer in all_of(self._api.customers.list(params={"limit": 100})):
+                if customer["created"] < since:  # newest first
+                    break
+                account_id = (customer["metadata"] or {}).get(translate.ACCOUNT)
+                if account_id:
+                    email = customer.get("email") or ""
+                    found.append(Account(account_id, customer["created"], email, "", customer["id"]))
+        return found
+
     def create_checkout(
         self, account: Account, plan: Plan, price_ids: Sequence[str], *, success_url: str, cancel_url: str
     ) -> CheckoutSession:

@@ -139,7 +139,7 @@ def _events(
     fresh = sa.case((m.settled_at > now - LAG_SECONDS_MAX, m.value), else_=0)
     query = (
         sa.select(m.meter, m.state, unknown, sa.func.sum(m.value), sa.func.min(m.created_at), sa.func.sum(fresh))
-        .where(m.account_id == account_id, when >= start, when < end)
+        .where(m.account_id == account_id, when >= start, when < end, m.kind != "void")
         .group_by(m.meter, m.state, unknown)
     )
     found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))

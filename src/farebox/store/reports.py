@@ -23,9 +23,19 @@ from farebox.store.sending import EVENT_COLUMNS, event_of
 
 __all__ = ["IS_OF_USAGE", "ReportTables", "in_closed_period"]
 
-IS_OF_USAGE = t.meter_events.c.kind != "adjustment"  # a correction is no part of what has been sealed (L11)
+IS_OF_USAGE = t.meter_events.c.kind.not_in(("adjustment", "void"))  # a correction is no part of what is sealed (L11)
 _CHUNK = 200
 _SEALING = 1  # turn of `one_at_a_time`
+
+
+def in_closed_period(account_id: Any, bucket_start: Any) -> Any:
+    """Whether the invoice of the period that holds the bucket is finalized."""
+    p = t.periods.c
+    return sa.exists().where(
+        p.account_id == account_id, p.start <= bucket_start, p.end > bucket_start, p.finalized_at.is_not(None)
+    )
+
+
 _CLEAR = (
     sa.update(t.usage)
     .where(
@@ -33,6 +43,7 @@ _CLEAR = (
         t.usage.c.meter == sa.bindparam("of"),
         t.usage.c.bucket_start == sa.bindparam("start"),
         t.IS_DIRTY,
+        ~in_closed_period(t.usage.c.account_id, t.usage.c.bucket_start),
     )
     .values(dirty=False)
 )
@@ -126,14 +137,6 @@ class ReportTables:
         return ReportSummary(total - sum(int(r[3]) for r in rows), quantities, counts, oldest_open_at)
 
 
-def in_closed_period(account_id: Any, bucket_start: Any) -> Any:
-    """Whether the invoice of the period that holds the bucket is finalized."""
-    p = t.periods.c
-    return sa.exists().where(
-        p.account_id == account_id, p.start <= bucket_start, p.end > bucket_start, p.finalized_at.is_not(None)
-    )
-
-
 _Bucket = tuple[str, str, int]
 
 
@@ -208,7 +211,7 @@ def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
             sa.select(sa.func.max(u.last_used_at)).where(used).scalar_subquery(),
             sa.select(sa.func.min(p.end)).where(period).scalar_subquery(),
         )
-        .where(a.id == asked.account_id)
+        .where(a.id == asked.account_id, ~in_closed_period(asked.account_id, asked.start))
         .order_by(asked.account_id, asked.meter, asked.start)
     ).all()
     found: list[Unsealed] = []

@@ -21,6 +21,7 @@ from farebox.store.periods import PeriodTables
 from farebox.store.presence import PresenceTables
 from farebox.store.reconciling import ReconcilingTables
 from farebox.store.reports import ReportTables
+from farebox.store.restoring import RestoringTables
 from farebox.store.sending import SendingTables
 from farebox.store.usage import UsageTables
 
@@ -42,6 +43,7 @@ class SqlStore(
     AuditTables,
     ReconcilingTables,
     LateTables,
+    RestoringTables,
 ):
     """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once.
 

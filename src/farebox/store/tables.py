@@ -225,7 +225,7 @@ meter_events = Table(
     Column("reason", Text, nullable=False),
     Column("holder", String(64), nullable=False),
     Column("lease_end", BigInteger, nullable=False),
-    Column("kind", String(16), nullable=False, server_default="usage"),  # usage, adjustment, restored
+    Column("kind", String(16), nullable=False, server_default="usage"),  # usage, adjustment, restored, void
     Column("transport", String(16), nullable=False, server_default=""),  # chosen at the first attempt, then kept (L8)
     Column("zero_read_at", BigInteger),  # when a doubtful event's cell was first read as zero (L9)
     UniqueConstraint("account_id", "meter", "bucket_start", "sequence"),

@@ -1,0 +1,90 @@
+"""`farebox reconcile --after-restore`: a ledger that came from a backup learns what Stripe has had since."""
+
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from farebox.app import open_provider
+from farebox.billing.restoring import Restoration, Restorer
+from farebox.cli.context import audited, ledger
+from farebox.errors import StoreBusy
+from farebox.store.lock import ServingLock
+from farebox.store.sql import SqlStore
+from farebox.terminal import ERR, OUT, print_json, print_rows
+
+__all__ = ["PRESENCE_SECONDS", "settle_restored"]
+
+PRESENCE_SECONDS: Final = 60
+
+
+def settle_restored(
+    config: Path | None, since: int | None, *, dry_run: bool, settle_seconds: int, actor: str, as_json: bool
+) -> None:
+    """Import, or only say what would be. StoreBusy while the ledger is served."""
+    with ledger(config) as (settings, store, clock, entropy):
+        restorer = Restorer(store, open_provider(settings), clock, entropy, settings.catalog)
+        columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed} accounts"), TimeElapsedColumn())
+        with Progress(*columns, console=ERR, transient=True) as progress:
+            task = progress.add_task("Comparing", total=None)
+
+            def advance(account_id: str) -> None:
+                progress.advance(task)
+
+            def settle() -> None:
+                progress.update(task, description=f"Waiting {settle_seconds} s for Stripe's sums to stand still")
+                threading.Event().wait(settle_seconds)
+
+            if dry_run:
+                found = restorer.rehearse(since=since, progress=advance)
+            else:
+                alone = _alone(store, clock.now_at())
+                try:
+                    audit = audited(clock, entropy, "restore", "ledger", actor)
+                    found = restorer.run(audit=audit, since=since, settle=settle, progress=advance)
+                finally:
+                    if alone is not None:
+                        alone.release()
+    _print(found, dry_run=dry_run, as_json=as_json)
+
+
+def _alone(store: SqlStore, now: int) -> ServingLock | None:
+    if any(process.seen_at >= now - PRESENCE_SECONDS for process in store.processes()):
+        raise StoreBusy("A process serves this ledger. Stop all of them, and run this again a minute later.")
+    path = store.database.path
+    if path is None:
+        return None
+    lock = ServingLock(path)
+    lock.take()
+    return lock
+
+
+def _print(found: Restoration, *, dry_run: bool, as_json: bool) -> None:
+    rows = [
+        {
+            "account": one.account_id,
+            "meter": one.meter,
+            "bucket_at": one.found.span.bucket_start,
+            "delivered": sum(event.value for event in one.found.delivered) + one.found.covered,
+            "imported": one.found.imported,
+            "unexplained": -one.found.unexplained,
+        }
+        for one in found.buckets
+    ]
+    if as_json:
+        totals = {"delivered": found.delivered, "imported": found.imported, "unexplained": found.unexplained}
+        print_json({"dry_run": dry_run, **totals, **asdict(found), "buckets": rows})
+        return
+    print_rows(rows, as_json=False, empty="Stripe has nothing that this ledger lacks.")
+    OUT.print(
+        f"{found.delivered} units that waited here are at Stripe; {found.imported} were lost here and are taken over; "
+        f"{len(found.adopted_accounts)} lost accounts; {len(found.adopted_items)} lost late items."
+    )
+    if found.unexplained:
+        OUT.print(f"Stripe lacks {found.unexplained} units that this ledger delivered; they were left as they are.")
+    if dry_run:
+        ERR.print("Nothing was changed.")
+    else:
+        OUT.print(f"The ledger is now {found.ledger_id}. It may be served again.")
