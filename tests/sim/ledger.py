@@ -1,0 +1,44 @@
+"""Looking at a ledger from outside: plain rows for the oracle, read by SQL and not by the code under test."""
+
+import sqlite3
+
+from sqlalchemy.engine import Connection
+from tests.oracle import Sealed
+
+__all__ = ["buckets", "events", "totals", "work_waits"]
+
+_WORK = """
+SELECT EXISTS (SELECT 1 FROM usage WHERE dirty)
+    OR EXISTS (SELECT 1 FROM meter_events WHERE state IN ('pending', 'sending') AND next_attempt_at <= ?)
+    OR EXISTS (SELECT 1 FROM meter_events WHERE state = 'doubtful')
+"""
+
+
+def totals(connection: Connection) -> dict[tuple[str, str], int]:
+    """Usage by account and meter."""
+    rows = connection.exec_driver_sql("SELECT account_id, meter, SUM(quantity) FROM usage GROUP BY 1, 2")
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+def buckets(connection: Connection, since: int = 0) -> dict[tuple[str, str, int], int]:
+    """Usage by account, meter and bucket, of the buckets that begin at `since` or later."""
+    rows = connection.exec_driver_sql(
+        "SELECT account_id, meter, bucket_start, SUM(quantity) FROM usage WHERE bucket_start >= ? GROUP BY 1, 2, 3",
+        (since,),
+    )
+    return {(row[0], row[1], row[2]): row[3] for row in rows}
+
+
+def events(connection: Connection, since: int = 0) -> list[Sealed]:
+    """Every meter event of those buckets."""
+    rows = connection.exec_driver_sql(
+        "SELECT identifier, account_id, meter, bucket_start, value, timestamp, state, reason, kind FROM meter_events "
+        "WHERE bucket_start >= ?",
+        (since,),
+    )
+    return [Sealed._make((*row[:-1], row[-1] == "adjustment")) for row in rows]
+
+
+def work_waits(raw: sqlite3.Connection, now: int) -> bool:
+    """Whether there is anything that a reporter might do now."""
+    return bool(raw.execute(_WORK, (now,)).fetchone()[0])

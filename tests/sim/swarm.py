@@ -1,0 +1,110 @@
+"""What goes wrong in a world, drawn by its seed: each seed has its own faults at its own rates, and many have none of
+a kind. Fixed rates would find far less."""
+
+import random
+from dataclasses import dataclass
+
+__all__ = ["Swarm"]
+
+DAY_MS = 86_400_000
+
+
+@dataclass(slots=True)
+class Swarm:
+    """Chances are for each call of a port or each request, in millionths; spans in milliseconds."""
+
+    processes: int
+    accounts: int
+    days: int
+    bursts_gap_ms: int
+    burst_calls: int
+    brisk_ms: int
+    loop_gap_ms: int
+    webhook_gap_ms: int
+    # each call of a port
+    kill: int
+    pause: int
+    pause_ms: int
+    freeze: int
+    freeze_ms: int
+    store_fails: int
+    store_fails_after: int
+    # each request to Stripe
+    latency_ms: int
+    refused: int
+    throttled: int
+    conflict: int
+    error_saved: int
+    error_unsaved: int
+    error_after: int
+    timeout_before: int
+    timeout_after: int
+    # now and then
+    stripe_outages_gap_ms: int
+    stripe_outage_ms: int
+    silently: int
+    store_outages_gap_ms: int
+    store_outage_ms: int
+    changes_gap_ms: int
+    clock_offset_seconds: int
+    # webhooks
+    dropped: int
+    duplicated: int
+    reordered: int
+    delayed: int
+
+    @classmethod
+    def of(cls, chance: random.Random) -> "Swarm":
+        """Draw a world's weather."""
+
+        def rate(high: int, likely: float = 0.5) -> int:
+            """Nothing, or anything up to `high` with small ones as likely as large ones."""
+            return int(high ** chance.random()) if chance.random() < likely else 0
+
+        def span(low: int, high: int) -> int:
+            return int(low * (high / low) ** chance.random())
+
+        return cls(
+            processes=chance.choice((1, 1, 2, 2, 3)),
+            accounts=chance.choice((1, 2, 3)),
+            days=chance.choice((3, 10, 35, 70)),
+            bursts_gap_ms=span(3_600_000, 2 * DAY_MS),
+            burst_calls=chance.randint(1, 6),
+            brisk_ms=span(10_000, 1_800_000),
+            loop_gap_ms=span(3_600_000, DAY_MS),
+            webhook_gap_ms=span(60_000, DAY_MS // 2),
+            kill=rate(20_000),
+            pause=rate(200_000),
+            pause_ms=span(10, 60_000),
+            freeze=rate(20_000),
+            freeze_ms=span(60_000, DAY_MS),
+            store_fails=rate(100_000),
+            store_fails_after=rate(100_000),
+            latency_ms=span(10, 20_000) if chance.random() < 0.5 else 0,
+            refused=rate(300_000),
+            throttled=rate(300_000),
+            conflict=rate(300_000),
+            error_saved=rate(300_000),
+            error_unsaved=rate(300_000),
+            error_after=rate(300_000),
+            timeout_before=rate(300_000),
+            timeout_after=rate(300_000),
+            stripe_outages_gap_ms=span(DAY_MS // 4, 30 * DAY_MS) if chance.random() < 0.5 else 0,
+            stripe_outage_ms=span(30_000, 7 * DAY_MS),
+            silently=rate(1_000_000),
+            store_outages_gap_ms=span(DAY_MS // 8, 10 * DAY_MS) if chance.random() < 0.4 else 0,
+            store_outage_ms=span(1_000, 6 * 3_600_000),
+            changes_gap_ms=span(DAY_MS // 12, 20 * DAY_MS) if chance.random() < 0.7 else 0,
+            clock_offset_seconds=0,
+            dropped=rate(500_000),
+            duplicated=rate(500_000),
+            reordered=rate(500_000),
+            delayed=rate(500_000),
+        )
+
+    def calm(self) -> None:
+        """All faults end. What moves by itself moves briskly."""
+        for name in self.__dataclass_fields__:
+            if name not in ("processes", "accounts", "days", "burst_calls", "pause_ms", "clock_offset_seconds"):
+                setattr(self, name, 0)
+        self.brisk_ms, self.loop_gap_ms, self.webhook_gap_ms = 30_000, 3_600_000, 900_000

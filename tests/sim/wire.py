@@ -1,0 +1,102 @@
+"""The way to the local Stripe and back: what gets through, what is answered instead, and what Stripe has counted."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import stripe
+from tests.oracle import Counted
+from tests.sim.hub import Killed
+
+if TYPE_CHECKING:
+    from tests.sim.process import Process
+    from tests.sim.world import World
+
+__all__ = ["Wire"]
+
+Answer = tuple[bytes, int, Mapping[str, str]]
+EVENTS: Final = "/v1/billing/meter_events"
+
+
+class Wire:
+    """Between all processes and Stripe."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def send(self, process: "Process", method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """One request, troubled as the weather has it. Raises what the SDK's own transport would."""
+        world, parts = self._world, urlsplit(url)
+        swarm = world.swarm
+        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        asked = (method, target, headers, body)
+        self._under_way(process)
+        if world.hub.now_ms < world.stripe_away_until_ms:
+            if world.chance.random() < 0.3:
+                raise _unreached()
+            if world.happens(swarm.silently):
+                self.ask(*asked)
+            raise _unanswered()
+        for rate, status in ((swarm.throttled, 429), (swarm.conflict, 409)):
+            if world.happens(rate):
+                return _refusal(status)
+        if world.happens(swarm.refused):
+            raise _unreached()
+        if world.happens(swarm.error_saved):
+            world.sandbox.faults.add({"status": world.chance.choice((500, 503)), "path": parts.path})
+            return self.ask(*asked)
+        if world.happens(swarm.error_unsaved):
+            return _refusal(world.chance.choice((500, 502, 503)))
+        if world.happens(swarm.timeout_before):
+            raise _unanswered()
+        answer = self.ask(*asked)
+        self._under_way(process)
+        if world.happens(swarm.timeout_after):
+            raise _unanswered()
+        if world.happens(swarm.error_after):
+            return _refusal(500)
+        return answer
+
+    def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """It reaches Stripe. What Stripe counts is told to the oracle."""
+        world = self._world
+        answer = world.sandbox.request(method, target, headers, body)
+        if target == EVENTS and answer.status == 200 and "Idempotent-Replayed" not in answer.headers:
+            sent = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+            world.oracle.counted(
+                Counted(
+                    sent["identifier"],
+                    world.account_of[sent["payload[stripe_customer_id]"]],
+                    world.meter_of[sent["event_name"]],
+                    int(sent["payload[value]"]),
+                    int(sent["timestamp"]),
+                )
+            )
+        return answer.body, answer.status, httpx.Headers(answer.headers)
+
+    def _under_way(self, process: "Process") -> None:
+        world = self._world
+        if world.swarm.latency_ms and world.hub_task_may_wait():
+            world.hub.sleep(world.chance.randint(0, world.swarm.latency_ms))
+        if process.dead:
+            raise Killed
+
+
+def _unreached() -> stripe.APIConnectionError:
+    error = stripe.APIConnectionError("simulated: no connection", should_retry=False)  # type: ignore[no-untyped-call]
+    error.__cause__ = httpx.ConnectError("simulated: no connection")
+    return error
+
+
+def _unanswered() -> stripe.APIConnectionError:
+    error = stripe.APIConnectionError("simulated: no answer", should_retry=False)  # type: ignore[no-untyped-call]
+    error.__cause__ = httpx.ReadTimeout("simulated: no answer")
+    return error
+
+
+def _refusal(status: int) -> Answer:
+    kind = "rate_limit_error" if status == 429 else "api_error"
+    body: dict[str, Any] = {"error": {"type": kind, "message": f"simulated: {status}"}}
+    return json.dumps(body).encode(), status, httpx.Headers({"Request-Id": "req_simulated"})

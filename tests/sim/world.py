@@ -1,0 +1,240 @@
+"""A world of one seed: the clock, the ledger, Stripe, the processes, the oracle's verdict. `run` is its whole life."""
+
+import logging
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from tests.oracle import Oracle
+from tests.sim import ledger
+from tests.sim.actors import Actors
+from tests.sim.hub import Hub
+from tests.sim.process import Process, staged
+from tests.sim.shop import WEBHOOK_SECRET, Buyer, HubClock, SeededEntropy, SeededIds, Shop, settings_in
+from tests.sim.swarm import DAY_MS, Swarm
+from tests.sim.wire import Wire
+
+from farebox.domain.keys import Secret
+from farebox.sandbox import Sandbox
+from farebox.sandbox.state import State
+from farebox.store.sql import MEMORY_URL, SqlStore
+
+__all__ = ["World"]
+
+START_AT: Final = 1_800_000_000
+HOUR_MS: Final = 3_600_000
+HEALING_HOURS_MAX: Final = 36
+
+
+class World:
+    """All of it. The same seed has the same history."""
+
+    def __init__(self, seed: int, change: Callable[[Swarm], None] = lambda swarm: None) -> None:
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.weather = Swarm.of(self.chance)
+        change(self.weather)
+        self.swarm = Swarm.of(random.Random(0))
+        self.swarm.calm()  # a shop opens on a fine day
+        self.oracle = Oracle()
+        self.hub = Hub(random.Random(seed + 1), START_AT)
+        self.entropy = SeededEntropy(random.Random(seed + 2))
+        self.sandbox = Sandbox(HubClock(self.hub), SeededIds(random.Random(seed + 3)))
+        self.wire = Wire(self)
+        self.shop = Shop(self)
+        self.secrets = [Secret(WEBHOOK_SECRET)]
+        self.store_away_until_ms = 0
+        self.stripe_away_until_ms = 0
+        self.changed: set[str] = set()
+        self.running: set[Any] = set()
+        self.processes: list[Process] = []
+        self.buyers: list[Buyer] = []
+        self.account_of: dict[str, str] = {}
+        self.meter_of: dict[str, str] = {}
+        self.kills = 0
+        self.states: Counter[str] = Counter()
+        self.calls = 0
+        self.inline = 0  # what runs must not wait: Stripe holds its lock
+        self._lives = 0
+        self.usage_writes = 0
+        self.inbox_writes = 0
+        self._looks = 0
+        self._looked_at = 0
+        self.everybody: list[Process] = []
+        self._stack = ExitStack()
+
+    @property
+    def stripe(self) -> State:
+        """The local Stripe's only account."""
+        return next(iter(self.sandbox.accounts.values()))
+
+    @property
+    def written(self) -> int:
+        """How many rows of the ledger have been written so far."""
+        return int(self._raw.total_changes)
+
+    @property
+    def simulated_days(self) -> int:
+        return (self.hub.now_ms - START_AT * 1000) // DAY_MS
+
+    def told(self) -> str:
+        """What has happened, in a line."""
+        states = dict(sorted(self.states.items()))
+        return f"{self.simulated_days} days, {self.calls} calls, {self.kills} kills, {self.hub.steps} steps, {states}"
+
+    def run(self) -> None:
+        """From the first day to the verdict. The oracle knows what went wrong."""
+        with self._stack:
+            self._open()
+            actors = Actors(self)
+            actors.begin()
+            self.advance(self.weather.days * DAY_MS)
+            actors.end()
+            self._heal()
+
+    def happens(self, millionths: int) -> bool:
+        return millionths > 0 and self.chance.random() * 1_000_000 < millionths
+
+    def hub_task_may_wait(self) -> bool:
+        return self.hub.running is not None and not self.inline
+
+    def reporting_is_worth_it(self) -> bool:
+        """Whether a reporter's step may do something; one in ten is done anyway."""
+        return ledger.work_waits(self._raw, self.hub.now_ms // 1000) or self.happens(100_000)
+
+    def advance(self, milliseconds: int) -> None:
+        self.hub.run(self.hub.now_ms + milliseconds, self._after_step)
+
+    def be_born(self) -> None:
+        """A process starts, in the place of one that has died."""
+        self._lives += 1
+        process = Process(self, f"p{self._lives}")
+        self.processes.append(process)
+        process.start()
+
+    def died(self, process: Process) -> None:
+        """Somebody starts it again, sooner or later."""
+        self.kills += 1
+        if process in self.processes:
+            self.processes.remove(process)
+            delay_ms = self.chance.randint(1_000, 600_000)
+            self.hub.spawn(self.be_born, delay_ms=delay_ms)
+
+    def serving(self) -> Process | None:
+        """One of those that serve now, or nobody does."""
+        found = [process for process in self.processes if process.serving]
+        return self.chance.choice(found) if found else None
+
+    def _open(self) -> None:
+        stack = self._stack
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        before, hooks = structlog.get_config(), sys.get_asyncgen_hooks()
+        silent = structlog.make_filtering_bound_logger(logging.CRITICAL)
+        structlog.configure(wrapper_class=silent, logger_factory=structlog.ReturnLoggerFactory())
+        stack.callback(lambda: structlog.configure(**before))
+        stack.callback(lambda: sys.set_asyncgen_hooks(*hooks))
+        self.settings = settings_in(Path(folder))
+        self.meter_of = {meter.event_name: name for name, meter in self.settings.catalog.meters.items()}
+        self.stage = stack.enter_context(staged(self))
+        self.store = SqlStore(MEMORY_URL, HubClock(self.hub), self.entropy)
+        self.store.open()
+        with self.store.database.read() as connection:
+            self._raw: Any = connection.connection.driver_connection
+        stack.callback(self.store.close)
+        stack.callback(self._end)
+        founder = Process(self, "founder")
+        self.buyers = self.shop.found(founder, self.weather.accounts)
+        self.account_of = {buyer.customer: buyer.account for buyer in self.buyers}
+        founder.die()
+        self.swarm = self.weather
+        swarm = self.swarm
+        rates = {
+            "drop": swarm.dropped,
+            "duplicate": swarm.duplicated,
+            "reorder": swarm.reordered,
+            "delay": swarm.delayed,
+        }
+        for kind, rate in rates.items():
+            late = {"delay_ms": self.chance.randint(1_000, DAY_MS)} if kind == "delay" else {}
+            if rate:
+                self.sandbox.delivery_faults.add({"kind": kind, "count": None, "rate_millionths": rate, **late})
+        for _ in range(self.swarm.processes):
+            self.be_born()
+
+    def _after_step(self) -> None:
+        """What must hold at any moment, looked at whenever something has been written: all of it now and then, and
+        otherwise what is not older than two days."""
+        written = self.written
+        if written == self._looked_at:
+            return
+        self._looked_at = written
+        self._looks += 1
+        since = 0 if self._looks % 100 == 0 else self.hub.now_ms // 1000 - 2 * 86_400
+        with self.store.database.read() as connection:
+            if self.changed & {"commit_batch", "batch_landed"}:
+                self.oracle.look_at_usage(ledger.totals(connection))
+            if self.changed & {"seal", "settle_meter_event"}:
+                self.oracle.look_at_events(ledger.buckets(connection, since), ledger.events(connection, since))
+        self.changed.clear()
+        if self.oracle.violations:
+            raise AssertionError(self.oracle.violations[0])
+
+    def _heal(self) -> None:
+        """All faults end; then everything must come right by itself."""
+        self.swarm.calm()
+        self.store_away_until_ms = self.stripe_away_until_ms = 0
+        self.sandbox.delivery_faults.clear()
+        self.sandbox.faults.clear()
+        for hour in range(HEALING_HOURS_MAX):
+            self.advance(HOUR_MS)
+            if hour > 13 and self._converged():  # by then the sweep has been round
+                break
+        self._verdict()
+
+    def _converged(self) -> bool:
+        with self.store.database.read() as connection:
+            used = sum(ledger.buckets(connection).values())
+            sent = ledger.events(connection)
+        waiting = any(event.state in ("pending", "sending") for event in sent)
+        return used == sum(event.value for event in sent if not event.correction) and not waiting
+
+    def _verdict(self) -> None:
+        oracle, stripe = self.oracle, self.stripe
+        with self.store.database.read() as connection:
+            used, sent = ledger.buckets(connection), ledger.events(connection)
+        self.states = Counter(event.state for event in sent)
+        oracle.look_at_events(used, sent)
+        billed = sum(int(value) for entries in stripe.usage.values() for _, value, _ in entries)
+        oracle.look_at_end(used, sent, billed)
+        for process in self.processes:
+            if process.runtime.reporter.halted is not None:
+                oracle.against("I5", f"a reporter halted: {process.runtime.reporter.halted}")
+        for buyer in self.buyers:
+            ours = {
+                s.id: (s.status, s.cancel_at_period_end, s.period.end if s.period else 0)
+                for s in self.store.subscriptions(buyer.account)
+            }
+            theirs = {
+                s["id"]: (
+                    s["status"],
+                    s["cancel_at_period_end"] or s["cancel_at"] is not None,
+                    s["items"]["data"][0]["current_period_end"],
+                )
+                for s in stripe.of_customer("subscription", buyer.customer)
+            }
+            if ours != theirs:
+                oracle.against("I10", f"{buyer.account}: {ours} here, {theirs} at Stripe")
+
+    def _end(self) -> None:
+        for process in list(self.processes):
+            process.dead = True
+            self.hub.kill(process)
+        self.hub.reap()
+        for process in self.everybody:
+            process.bury()
