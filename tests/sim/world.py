@@ -179,7 +179,7 @@ class World:
         with self.store.database.read() as connection:
             if self.changed & {"commit_batch", "batch_landed"}:
                 self.oracle.look_at_usage(ledger.totals(connection))
-            if self.changed & {"seal", "settle_meter_event"}:
+            if any(name.startswith(("seal", "settle")) for name in self.changed):
                 self.oracle.look_at_events(ledger.buckets(connection, since), ledger.events(connection, since))
         self.changed.clear()
         if self.oracle.violations:
