@@ -49,7 +49,7 @@ class StandingClock:
 
 def lose_power(seed: int, images: int, *, synchronous: str = "FULL") -> Losses:
     """Run one workload drawn from the seed, lose power at so many of its moments, and look at what is left."""
-    chance = random.Random(seed)  # noqa: S311 - the same images for the same seed
+    chance = random.Random(seed)
     losses = Losses()
     with tempfile.TemporaryDirectory() as name:
         with recording(synchronous=synchronous) as disk:

@@ -93,13 +93,17 @@ class Actors:
 
     def _revoke(self, buyer: "Buyer", process: "Process") -> None:
         world = self._world
-        given = {"account_id": buyer.account}
         secret, row = create_key(
-            process.store, process.clock, world.entropy, world.settings.peppers, live=False, **given
+            process.store,
+            process.clock,
+            world.entropy,
+            world.settings.peppers,
+            live=False,
+            account_id=buyer.account,
         )
         buyer.keys[row.id] = secret.reveal()
         old = world.chance.choice(list(buyer.keys))
-        revoke_key(process.store, process.clock, key_id=old, **given)
+        revoke_key(process.store, process.clock, account_id=buyer.account, key_id=old)
         process.runtime.gate.poll()  # as the edge does before it answers
         world.oracle.revoked(old, process.name, world.hub.now_ms)
         if len(buyer.keys) > 3:
