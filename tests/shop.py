@@ -249,8 +249,13 @@ def _transport(sandbox: Sandbox, asked: list[str]) -> Any:
         asked.append(f"{method} {parts.path}")
         if "down" in asked:
             raise stripe.APIConnectionError("the local Stripe was taken away", should_retry=False)  # type: ignore[no-untyped-call]
+        if "unplugged" in asked:
+            unsent = httpx.ConnectError("no route to the local Stripe")
+            raise stripe.APIConnectionError("nothing was sent", should_retry=False) from unsent  # type: ignore[no-untyped-call]
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         answer = sandbox.request(method, target, headers, body)
+        if "deaf" in asked:
+            raise stripe.APIConnectionError("the answer was lost", should_retry=False)  # type: ignore[no-untyped-call]
         return answer.body, answer.status, httpx.Headers(answer.headers)
 
     return send

@@ -170,6 +170,7 @@ class Background:
             self._sealed_at_ms = now_ms
         if hard or often or self._settings.seal_seconds <= SEAL_INTERVAL_SECONDS:
             self.sealer.step(hard=hard)
+        self.sealer.edge()
         if not self._bound:
             self._bind()
         return self._bound and self.reporter.step(REPORT_BATCH_MAX, self._side_by_side) > 0

@@ -22,6 +22,10 @@ class ReconcilingStore(Protocol):
         """The account's periods that end after `since`, in order of time."""
         ...
 
+    def accounts_with_period_end(self, after: int, until: int) -> list[str]:
+        """Accounts that have a known period which ends in (after, until]."""
+        ...
+
     def unfinished_periods(self, *, ended_by: int, limit: int, after: str = "") -> list[BillingPeriod]:
         """Periods over by then whose invoice is not known to be final, of accounts after `after`, in their order."""
         ...

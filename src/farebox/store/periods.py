@@ -6,15 +6,19 @@ from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine import Connection, Row
 
 from farebox.domain.accounts import Subscription, SubscriptionItem
 from farebox.domain.periods import BillingPeriod, periods_of
-from farebox.domain.usage import Period
+from farebox.domain.usage import BUCKET_SECONDS, Period
 from farebox.store import tables as t
 from farebox.store.engine import Database, upsert
 
 __all__ = ["PeriodTables", "items_text", "read_items", "read_period", "record_periods"]
+
+
+_log = structlog.get_logger("farebox.periods")
 
 
 class PeriodTables:
@@ -25,6 +29,12 @@ class PeriodTables:
     def periods(self, account_id: str, *, since: int = 0) -> list[BillingPeriod]:
         with self._database.read() as connection:
             return _periods(connection, account_id, since)
+
+    def accounts_with_period_end(self, after: int, until: int) -> list[str]:
+        p = t.periods.c
+        query = sa.select(p.account_id).distinct().where(p.end > after, p.end <= until).order_by(p.account_id)
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
 
     def unfinished_periods(self, *, ended_by: int, limit: int, after: str = "") -> list[BillingPeriod]:
         p = t.periods.c
@@ -46,12 +56,24 @@ def record_periods(connection: Connection, account_id: str, subscriptions: Seque
     known = {(p.subscription_id, p.start): p for p in _periods(connection, account_id, min(starts))}
     for period in periods_of(account_id, subscriptions, known.values()):
         if known.get((period.subscription_id, period.start)) != period:
+            _say_if_late(connection, period)
             values = {"end": period.end, "items": items_text(period.items)}
             connection.execute(
                 upsert(connection, t.periods)
                 .values(account_id=account_id, subscription_id=period.subscription_id, start=period.start, **values)
                 .on_conflict_do_update(index_elements=["account_id", "subscription_id", "start"], set_=values)
             )
+
+
+def _say_if_late(connection: Connection, period: BillingPeriod) -> None:
+    """Usage from both sides of a boundary that was not known when it happened: its row counts wholly before it (L4)."""
+    u = t.usage.c
+    for edge in (period.start, period.end):
+        across = (u.bucket_start < edge) & (u.bucket_start > edge - BUCKET_SECONDS) & (u.last_used_at >= edge)
+        query = sa.select(sa.func.sum(u.quantity)).where(u.account_id == period.account_id, across)
+        quantity = connection.execute(query).scalar()
+        if quantity is not None:
+            _log.warning("boundary_learned_late", account=period.account_id, boundary=edge, units_before=int(quantity))
 
 
 def items_text(items: Sequence[SubscriptionItem]) -> str:

@@ -199,6 +199,7 @@ def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
     done = (m.account_id == asked.account_id) & (m.meter == asked.meter) & (m.bucket_start == asked.start)
     p = t.periods.c
     period = (p.account_id == asked.account_id) & (p.start <= asked.start) & (p.end > asked.start)
+    later = (p.account_id == asked.account_id) & (p.start > asked.start)
     rows = connection.execute(
         sa.select(
             asked.account_id,
@@ -210,14 +211,15 @@ def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
             sa.select(sa.func.coalesce(sa.func.max(m.sequence) + 1, 0)).where(done).scalar_subquery(),
             sa.select(sa.func.max(u.last_used_at)).where(used).scalar_subquery(),
             sa.select(sa.func.min(p.end)).where(period).scalar_subquery(),
+            sa.select(sa.func.min(p.start)).where(later).scalar_subquery(),
         )
         .where(a.id == asked.account_id, ~in_closed_period(asked.account_id, asked.start))
         .order_by(asked.account_id, asked.meter, asked.start)
     ).all()
     found: list[Unsealed] = []
-    for account, customer, meter, start, total, sealed, sequence, used_at, end in rows:
+    for account, customer, meter, start, total, sealed, sequence, used_at, *edges in rows:
         # A boundary that was learned late counts its bucket wholly before it, at Stripe as in the ledger (L4).
-        last = used_at if end is None else min(used_at, end - 1)
+        last = min([used_at, *(edge - 1 for edge in edges if edge is not None)])
         cells = _cells(connection, customer, meter, start, last)
         found.append(Unsealed(account, customer, meter, start, int(total), int(sealed), int(sequence), last, cells))
     return found
