@@ -77,6 +77,7 @@ class PostgresBackend:
             "connect_timeout": CONNECT_SECONDS_MAX,
             "tcp_user_timeout": UNANSWERED_MILLISECONDS_MAX,
             "application_name": "farebox",
+            "client_encoding": "utf8",
             **_KEEPALIVE,
         }
         connect_args = {name: value for name, value in ours.items() if name not in self._url.query}
@@ -92,7 +93,7 @@ class PostgresBackend:
             )
         except ImportError as error:
             raise StoreUnusable(f"{_INSTALL}.", internal=str(error)) from error
-        event.listen(engine, "connect", self._on_connect)
+        event.listen(engine, "connect", self._on_connect, insert=True)  # before SQLAlchemy asks questions of its own
         return engine
 
     def durability(self) -> Durability:
