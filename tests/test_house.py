@@ -39,7 +39,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "config": frozenset({"errors", "domain", "configfile"}),
     "metrics": ENGINE | {"metering"},
     "terminal": frozenset({"errors", "billing"}),
-    "background": ENGINE | {"metering", "billing", "config", "loops", "system"},
+    "roles": frozenset({"errors", "ports"}),
+    "background": ENGINE | {"metering", "billing", "config", "loops", "roles", "system"},
     "app": ENGINE
     | {"metering", "billing", "store", "provider", "web", "config", "loops", "metrics", "system", "background"},
     "protect": frozenset({"errors", "domain", "app", "config", "logs", "web"}),

@@ -28,7 +28,6 @@ from farebox.metering.settlement import Settlement
 from farebox.metering.spool import Spooler
 from farebox.metrics import registry_of
 from farebox.ports import Clock, Entropy, Provider, SpoolFolder, Store
-from farebox.store.lock import ServingLock
 from farebox.store.spool import FileSpoolFolder
 from farebox.store.sql import SqlStore
 from farebox.system import FollowingClock, SystemClock, SystemEntropy
@@ -61,7 +60,7 @@ Transport = Callable[[str, str, Mapping[str, str], bytes], tuple[bytes, int, Map
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """What stands behind the ports. `alone` is held while serving, so that nobody else serves the same ledger.
+    """What stands behind the ports.
 
     `spools` is where calls go while the ledger is away, or went when that was allowed; None: there is no place.
     """
@@ -70,7 +69,6 @@ class Adapters:
     provider: Provider
     clock: Clock
     entropy: Entropy
-    alone: ServingLock | None = None
     spools: SpoolFolder | None = None
 
     @classmethod
@@ -78,10 +76,7 @@ class Adapters:
         """The real ones, as the settings say."""
         clock, entropy = system_clock(settings), SystemEntropy()
         store = open_store(settings, clock, entropy)
-        path = store.database.path
-        alone = ServingLock(path) if path is not None else None
-        spools = open_spools(settings, store)
-        return cls(store, open_provider(settings), clock, entropy, alone, spools)
+        return cls(store, open_provider(settings), clock, entropy, open_spools(settings, store))
 
 
 def system_clock(settings: Settings) -> SystemClock:
@@ -148,8 +143,14 @@ class Runtime:
         store, clock, entropy = adapters.store, adapters.clock, adapters.entropy
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="farebox-writer")
         self._readers = ThreadPoolExecutor(READER_THREADS_MAX, thread_name_prefix="farebox-reader")
+        told_time = clock.follow_store if isinstance(clock, SystemClock) else None
         self.gate = Gate(
-            store, clock, settings.peppers, settings.past_due_grace_seconds, spool_seconds=settings.spool_seconds
+            store,
+            clock,
+            settings.peppers,
+            settings.past_due_grace_seconds,
+            spool_seconds=settings.spool_seconds,
+            told_time=told_time,
         )
         self.spooler = self._spooler()
         self.presence = Presence(store, clock, entropy, self.gate.admissions.acknowledged, host=platform.node())
@@ -226,8 +227,6 @@ class Runtime:
 
     def _open(self) -> None:
         adapters = self.adapters
-        if adapters.alone is not None:
-            adapters.alone.take()
         try:
             adapters.store.open()
             ledger = adapters.store.ledger()
@@ -242,8 +241,6 @@ class Runtime:
             self.presence.step()
         except BaseException:
             adapters.store.close()
-            if adapters.alone is not None:
-                adapters.alone.release()
             raise
 
     def _spooler(self) -> Spooler | None:
@@ -283,8 +280,6 @@ class Runtime:
         except StoreError as error:
             _log.info("process_not_unregistered", reason=str(error))
         self.adapters.store.close()
-        if self.adapters.alone is not None:
-            self.adapters.alone.release()
 
     def _billing(self, public_url: str) -> Billing:
         settings, adapters = self.settings, self.adapters

@@ -14,7 +14,7 @@ from farebox.billing.inbox import InboxWorker, sweep
 from farebox.billing.late import LateBiller
 from farebox.config import Settings
 from farebox.domain.reports import SEAL_INTERVAL_SECONDS
-from farebox.errors import ProviderForbidden, StoreError, StoreUnusable
+from farebox.errors import ProviderError, ProviderForbidden, StoreError, StoreUnusable
 from farebox.loops import Loop
 from farebox.metering.gate import FEED_POLL_MILLISECONDS, Gate
 from farebox.metering.presence import BEAT_MILLISECONDS, Presence
@@ -23,6 +23,7 @@ from farebox.metering.reporter import Reporter
 from farebox.metering.sealer import Sealer
 from farebox.metering.spool import Spooler
 from farebox.ports import Clock, Entropy, Provider, Store
+from farebox.roles import REPORTING, ROLE_RENEWAL_MILLISECONDS, Roles
 from farebox.system import FollowingClock
 
 __all__ = [
@@ -92,7 +93,12 @@ class Background:
         self._reconciled_at_ms = clock.monotonic_ms()
         self._inbox_loop = Loop("inbox", self._inbox_step, interval_ms=INBOX_POLL_MILLISECONDS)
         self._report_loop = Loop("reporter", self._report_step, interval_ms=REPORT_POLL_MILLISECONDS)
+        self._sweep_loop = Loop("sweep", self._sweep_step, interval_ms=SWEEP_MILLISECONDS)
+        self._reconcile_loop = Loop("reconciler", self._reconcile_step, interval_ms=LATE_MILLISECONDS)
         self._loops: list[Loop] = []
+        self._roles = Roles(store, clock, entropy.token())
+        self._reporting = self._roles.add(REPORTING, self._report_loop.wake)
+        self._sweeping = self._roles.add("sweep", self._sweep_loop.wake)
 
     def start(self) -> None:
         """Start the loops."""
@@ -101,8 +107,9 @@ class Background:
             self._inbox_loop,
             self._report_loop,
             Loop("presence", self._presence.step, interval_ms=BEAT_MILLISECONDS, backoff_seconds_max=1),
-            Loop("sweep", self._sweep_step, interval_ms=SWEEP_MILLISECONDS),
-            Loop("reconciler", self._reconcile_step, interval_ms=LATE_MILLISECONDS),
+            self._reconcile_loop,
+            self._sweep_loop,
+            Loop("roles", self._roles.renew, interval_ms=ROLE_RENEWAL_MILLISECONDS, backoff_seconds_max=3),
         ]
         if self._spooler is not None:
             self._loops.append(Loop("spool", self._spooler.adopt, interval_ms=SPOOL_POLL_MILLISECONDS))
@@ -119,8 +126,9 @@ class Background:
         if self._loops:
             try:
                 self._last_report()
-            except StoreError as error:
+            except (StoreError, ProviderError) as error:
                 _log.warning("flush_incomplete", reason=str(error))
+            self._roles.release()
         self._senders.shutdown(wait=True)
 
     def flush(self) -> None:
@@ -138,17 +146,24 @@ class Background:
         self._report_loop.wake()
 
     def _last_report(self) -> None:
-        """What is not reported in time stays in the ledger and goes out at the next start."""
+        """What is not reported in time stays in the ledger and goes out by another process, or at the next start.
+
+        Whoever has the role: its process may be going as well, or be dead. Rows have leases of their own.
+        """
         clock = self._clock
         until_ms = clock.monotonic_ms() + SHUTDOWN_MILLISECONDS_MAX
         self.sealer.step(hard=True)
+        if not self._bound:
+            self._bind()
         while self._bound and clock.monotonic_ms() < until_ms:
             if not self.reporter.step(SENDER_THREADS_MAX, self._side_by_side):
                 break
 
     def _feed_step(self) -> bool:
+        """Look, then wait for news: at once again when somebody says that there are some."""
         self._gate.poll()
-        return False
+        self._store.wait_for_change(FEED_POLL_MILLISECONDS)
+        return True
 
     def _clock_step(self) -> bool:
         if isinstance(self._clock, FollowingClock):
@@ -162,7 +177,15 @@ class Background:
         return worked
 
     def _report_step(self) -> bool:
-        """Seal what is due and send what is sealed. Short seal intervals, ends of periods and wake-ups seal hard."""
+        """Seal what is due and send what is sealed. Short seal intervals, ends of periods and wake-ups seal hard.
+
+        One process does it for all; what a period's end asks of another one is sealed there, and sent by the one.
+        """
+        if not self._reporting.held:
+            if self._seal_hard:
+                self.sealer.step(hard=True)
+                self._seal_hard = False
+            return False
         now_ms = self._clock.monotonic_ms()
         often = now_ms - self._sealed_at_ms >= self._settings.seal_seconds * 1000
         hard, self._seal_hard = self._seal_hard or (often and self._settings.seal_seconds < 60), False
@@ -192,12 +215,14 @@ class Background:
         self._bound = True
 
     def _sweep_step(self) -> bool:
+        if not self._sweeping.held:
+            return False
         self._sweep_after = sweep(self._store, self._provider, self._clock, self._sweep_after)
         return False
 
     def _reconcile_step(self) -> bool:
         """Bill what came late; once an hour compare as many accounts as the budget of reads allows, in turn."""
-        if not self._bound:
+        if not self._bound or not self._reporting.held:
             return False
         self.late.step()
         now_ms, reads = self._clock.monotonic_ms(), self._settings.reconcile_reads_per_hour

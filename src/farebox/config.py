@@ -28,6 +28,7 @@ __all__ = [
     "Settings",
     "child_environment",
     "load_settings",
+    "name_config",
 ]
 
 CONFIG_BYTES_MAX: Final = 1_048_576
@@ -170,6 +171,11 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
         spool_seconds_max=model.ledger.spool_seconds_max,
         spool_path=Path(model.ledger.spool_path) if model.ledger.spool_path is not None else None,
     )
+
+
+def name_config(path: Path) -> None:
+    """Let this process and its children read this farebox.toml."""
+    os.environ["FAREBOX_CONFIG"] = str(path)
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:

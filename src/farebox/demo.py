@@ -19,7 +19,7 @@ from farebox.billing.catalog import apply_push, plan_push, push_portal, push_web
 from farebox.config import child_environment, load_settings
 from farebox.errors import ConfigError, FareboxError, StoreBusy
 from farebox.smoke import run_smoke
-from farebox.store.lock import ServingLock
+from farebox.store.lock import FolderLock
 from farebox.system import SystemEntropy
 
 __all__ = ["CHILD_POLL_SECONDS", "START_SECONDS_MAX", "STOP_SECONDS_MAX", "run_demo"]
@@ -105,7 +105,7 @@ def _own_folder(folder: Path) -> Iterator[None]:
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"The demo cannot write to {folder.resolve()}: {error.strerror}. Use --folder.") from error
-    lock = ServingLock(folder / "demo")
+    lock = FolderLock(folder / "demo.lock")
     try:
         lock.take()
     except StoreBusy:

@@ -20,7 +20,7 @@
     ├── StoreError
     │   ├── StoreUnavailable            outcome unknown: the batch may or may not have landed (ledger.md L1)
     │   ├── StoreUnusable               foreign, corrupted, newer or unwritable: refuse to start
-    │   ├── StoreBusy                   another process serves this ledger
+    │   ├── StoreBusy                   another demo runs in this folder
     │   ├── FactsStale                  the change feed has not been read for too long (L14)
     │   └── WriterFenced                this writer's number was taken or closed (L1)
     └── ProviderError
@@ -353,7 +353,7 @@ class StoreUnusable(StoreError):
 
 class StoreBusy(StoreError):
     code = "store_busy"
-    title = "Another process serves this database"
+    title = "Another process has this folder"
 
 
 class FactsStale(StoreError):

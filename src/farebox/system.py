@@ -9,16 +9,29 @@ __all__ = ["FollowingClock", "SystemClock", "SystemEntropy"]
 
 
 class SystemClock:
-    """The machine's clock. `now_at` never goes back (L4)."""
+    """The machine's clock, or the store's where that has one of its own. `now_at` never goes back (L4).
+
+    When the time that it follows was set back, it goes on at half speed until that has caught up.
+    """
 
     def __init__(self) -> None:
-        self._latest = 0
+        self._base_ms = 0  # what was told, and when
+        self._base_at_ms = 0
+        self._store: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
     def now_at(self) -> int:
         with self._lock:
-            self._latest = max(self._latest, int(time.time()) + self._offset_seconds())
-            return self._latest
+            at_ms = self.monotonic_ms()
+            aim_ms = self._followed_ms(at_ms) + self._offset_seconds() * 1000
+            slow_ms = self._base_ms + (at_ms - self._base_at_ms) // 2
+            if aim_ms >= slow_ms:
+                self._base_ms, self._base_at_ms = aim_ms, at_ms
+            return max(aim_ms, slow_ms) // 1000
+
+    def follow_store(self, store_ms: int, monotonic_ms: int) -> None:
+        """The store's time at a moment of `monotonic_ms`. From then on the machine's own time does not matter."""
+        self._store = (store_ms, monotonic_ms)
 
     def system_at(self) -> int:
         return int(time.time())
@@ -29,6 +42,12 @@ class SystemClock:
             if _SUSPENSION_CLOCK
             else time.monotonic_ns() // 1_000_000
         )
+
+    def _followed_ms(self, at_ms: int) -> int:
+        if self._store is None:
+            return time.time_ns() // 1_000_000
+        store_ms, then_ms = self._store
+        return store_ms + at_ms - then_ms
 
     def _offset_seconds(self) -> int:
         return 0

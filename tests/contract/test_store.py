@@ -550,6 +550,130 @@ def test_ended_subscriptions_stay_ended(store: Store) -> None:
         assert store.subscriptions("acc_1") == (ended,)
 
 
+def test_leases(store: Store) -> None:
+    """A role has one holder at a time; a renewal keeps its fence, each new holder has a higher one (F15)."""
+    assert store.take_lease("reporter", "h1", now=AT, seconds=15) == 1
+    assert store.take_lease("reporter", "h1", now=AT + 10, seconds=15) == 1
+    assert store.take_lease("reporter", "h2", now=AT + 24, seconds=15) is None
+    assert store.take_lease("sweep", "h2", now=AT + 24, seconds=15) == 1
+    assert store.take_lease("reporter", "h2", now=AT + 25, seconds=15) == 2
+    assert store.take_lease("reporter", "h1", now=AT + 26, seconds=15) is None
+    store.release_lease("reporter", "h1")
+    assert store.take_lease("reporter", "h1", now=AT + 27, seconds=15) is None
+    assert store.take_lease("reporter", "h2", now=AT + 99, seconds=15) == 3  # it ran out: somebody may have had it
+    store.release_lease("reporter", "h2")
+    assert store.take_lease("reporter", "h1", now=AT + 100, seconds=15) == 4
+
+
+def test_a_lease_that_all_want(store: Store) -> None:
+    """Of many that ask at the same moment one gets the lease (F15)."""
+    start, got = threading.Barrier(8), []
+
+    def ask(holder: str) -> None:
+        start.wait(30)
+        got.append(store.take_lease("reporter", holder, now=AT, seconds=15))
+
+    threads = [threading.Thread(target=ask, args=(f"h{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(fence or 0 for fence in got) == [0] * 7 + [1]
+
+
+def test_takers_side_by_side(store: Store) -> None:
+    """However many take meter events at once, no two get events of the same customer and meter (L8, F15)."""
+    for n in range(1, 6):
+        buyer(store, n)
+    hours = [used(1, account_id=f"acc_{n}", bucket_start=AT + h * HOUR) for n in range(1, 6) for h in range(4)]
+    sealed(store, *hours, now=AT + 9 * HOUR)
+    start, taken = threading.Barrier(6), []
+
+    def ask(holder: str) -> None:
+        start.wait(30)
+        taken.extend(take(store, holder=holder, now=AT + 9 * HOUR))
+
+    threads = [threading.Thread(target=ask, args=(f"h{n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(event.account_id for event in taken) == [f"acc_{n}" for n in range(1, 6)]
+
+
+def test_inbox_workers_side_by_side(store: Store) -> None:
+    """However many work off webhooks at once, each customer's work is taken by one of them (L17)."""
+    for n in range(12):
+        store.add_event(news(f"evt_{n}", f"cus_{n % 6}"), at=AT)
+    start, taken = threading.Barrier(6), []
+
+    def ask(holder: str) -> None:
+        start.wait(30)
+        while work := store.take_inbox(holder, now=AT, lease_seconds=60):
+            taken.append(work.name)
+
+    threads = [threading.Thread(target=ask, args=(f"h{n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == [f"cus_{n}" for n in range(6)]
+
+
+def test_claims_side_by_side(store: Store) -> None:
+    """Of several claims of one purchase at the same moment, one key is left that works."""
+    buyer(store)
+    store.add_checkout(Checkout("cs_1", "acc_1", "payg", AT))
+    start = threading.Barrier(6)
+
+    def ask(id: str) -> None:
+        start.wait(30)
+        store.claim("cs_1", key(id), at=AT, replaceable_seconds=60)
+
+    threads = [threading.Thread(target=ask, args=(f"key_{n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [k.revoked_at for k in store.keys("acc_1")].count(None) == 1
+
+
+def test_numbers_of_the_feed_under_load(store: Store) -> None:
+    """However many change facts at once, a reader that follows the feed hears of each change once (L13)."""
+    for n in range(1, 5):
+        buyer(store, n)
+    start = store.changes("", 0)
+    heard: list[str] = []
+    ended = threading.Event()
+    position = start.head
+
+    def change(account_id: str) -> None:
+        for n in range(20):
+            store.add_key(key(f"{account_id}_{n}", account_id))
+
+    def follow() -> None:
+        nonlocal position
+        while True:
+            last = ended.is_set()
+            found = store.changes(start.epoch, position)
+            assert found.complete
+            heard.extend(found.account_ids)
+            position = found.head
+            if last:
+                return
+
+    reader = threading.Thread(target=follow)
+    threads = [threading.Thread(target=change, args=(f"acc_{n}",)) for n in range(1, 5)]
+    reader.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ended.set()
+    reader.join()
+    assert sorted(heard) == sorted(f"acc_{n}" for n in range(1, 5) for _ in range(20))
+
+
 def test_names_that_are_taken(store: Store) -> None:
     """What a unique name forbids is a StoreError like every refusal of the store, and changes nothing."""
     buyer(store, 1)

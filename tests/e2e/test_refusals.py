@@ -47,19 +47,6 @@ def refused(stack: Stack, **changed: str) -> str:
     return stack.log
 
 
-def test_a_second_process_is_refused(stack: Stack, folder: Path) -> None:
-    """A ledger on SQLite is served by one process: the second says who serves it, and disturbs nothing."""
-    stack.start_api()
-    buyer = stack.buy()
-    assert stack.api is not None
-    child = stack.spawn_api()
-    assert child.wait(60) != 0
-    assert f"Another process (id {stack.api.pid}) already serves" in stack.log
-    assert "Traceback" not in stack.log
-    stack.call(buyer, 2)
-    assert stack.usage(buyer)["meters"][0]["quantity"] == 2
-
-
 def test_a_corrupted_ledger_is_refused(stack: Stack, folder: Path) -> None:
     """F28: a damaged file is named and left as it is."""
     broken = b"SQLite format 3\0" + b"\xff" * 5000

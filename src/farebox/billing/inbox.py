@@ -26,7 +26,7 @@ __all__ = [
     "sweep",
 ]
 
-INBOX_LEASE_SECONDS: Final = 60
+INBOX_LEASE_SECONDS: Final = 25
 INBOX_BACKOFF_SECONDS_MAX: Final = 600
 SWEEP_ACCOUNTS_MAX: Final = 20
 _PERIOD_ENDED: Final = "invoice.created"

@@ -10,8 +10,9 @@ import typer
 from farebox.cli.catalog import init, push
 from farebox.cli.customers import customers_app
 from farebox.cli.keys import keys_app
-from farebox.cli.operate import doctor, migrate, serve
+from farebox.cli.operate import doctor, migrate
 from farebox.cli.reconcile import reconcile
+from farebox.cli.serving import serve, worker
 from farebox.cli.usage import usage_app
 from farebox.demo import run_demo
 from farebox.errors import FareboxError
@@ -61,7 +62,7 @@ def demo(
     run_demo(folder, port=port, sandbox_port=sandbox_port, smoke=smoke)
 
 
-for command in (init, push, serve, sandbox, migrate, doctor, reconcile):
+for command in (init, push, serve, worker, sandbox, migrate, doctor, reconcile):
     app.command()(command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(customers_app, name="customers")

@@ -1,33 +1,17 @@
-"""`farebox serve`, `migrate` and `doctor`: running it, and finding out why it does not run."""
+"""`farebox migrate` and `doctor`: bringing the ledger up to date, and finding out why something does not run."""
 
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
-import uvicorn
-from starlette.applications import Starlette
 
 from farebox.app import open_provider, open_spools
 from farebox.billing.doctor import Finding, diagnose
 from farebox.cli.context import ConfigOption, JsonOption, audited, ledger
 from farebox.config import Settings, load_settings
 from farebox.errors import ConfigError, FareboxError
-from farebox.protect import Farebox
 from farebox.terminal import OUT, print_findings, print_json
 
-__all__ = ["doctor", "migrate", "serve"]
-
-
-def serve(
-    config: ConfigOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-) -> None:
-    """Serve Farebox's routes as a server of its own, with its loops."""
-    load_settings(path=config).require_serving()
-    own = Starlette()
-    Farebox(config).protect(own)
-    uvicorn.run(own, host=host, port=port, log_level="info")
+__all__ = ["doctor", "migrate"]
 
 
 def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:

@@ -11,13 +11,15 @@ from farebox.app import open_provider
 from farebox.billing.restoring import Restoration, Restorer
 from farebox.cli.context import audited, ledger
 from farebox.errors import StoreBusy
-from farebox.store.lock import ServingLock
+from farebox.roles import REPORTING
 from farebox.store.sql import SqlStore
 from farebox.terminal import ERR, OUT, print_json, print_rows
 
-__all__ = ["PRESENCE_SECONDS", "settle_restored"]
+__all__ = ["PRESENCE_SECONDS", "RESTORE_LEASE_SECONDS", "settle_restored"]
 
 PRESENCE_SECONDS: Final = 60
+RESTORE_LEASE_SECONDS: Final = 3_600
+_HOLDER: Final = "restore"
 
 
 def settle_restored(
@@ -40,25 +42,21 @@ def settle_restored(
             if dry_run:
                 found = restorer.rehearse(since=since, progress=advance)
             else:
-                alone = _alone(store, clock.now_at())
+                _take_reporting(store, clock.now_at())
                 try:
                     audit = audited(clock, entropy, "restore", "ledger", actor)
                     found = restorer.run(audit=audit, since=since, settle=settle, progress=advance)
                 finally:
-                    if alone is not None:
-                        alone.release()
+                    store.release_lease(REPORTING, _HOLDER)
     _print(found, dry_run=dry_run, as_json=as_json)
 
 
-def _alone(store: SqlStore, now: int) -> ServingLock | None:
+def _take_reporting(store: SqlStore, now: int) -> None:
+    """The role of who reports, so that a process which starts meanwhile seals and sends nothing."""
     if any(process.seen_at >= now - PRESENCE_SECONDS for process in store.processes()):
         raise StoreBusy("A process serves this ledger. Stop all of them, and run this again a minute later.")
-    path = store.database.path
-    if path is None:
-        return None
-    lock = ServingLock(path)
-    lock.take()
-    return lock
+    if store.take_lease(REPORTING, _HOLDER, now=now, seconds=RESTORE_LEASE_SECONDS) is None:
+        raise StoreBusy("A process reports this ledger's usage. Stop it, and run this again a minute later.")
 
 
 def _print(found: Restoration, *, dry_run: bool, as_json: bool) -> None:

@@ -4,7 +4,7 @@ A cached fact is dropped when the feed names its account; when the feed has not 
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from farebox.domain.access import Facts, Grant, Refusal, decide, identify
@@ -25,9 +25,19 @@ class Gate:
     """Answers from memory with `cached`; `fill` and `poll` read the store and belong on a thread."""
 
     def __init__(
-        self, store: Store, clock: Clock, peppers: Sequence[Pepper], grace_seconds: int, spool_seconds: int = 0
+        self,
+        store: Store,
+        clock: Clock,
+        peppers: Sequence[Pepper],
+        grace_seconds: int,
+        *,
+        spool_seconds: int = 0,
+        told_time: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`spool_seconds`: how long facts are trusted while the store cannot be reached (L16); 0: not at all."""
+        """`spool_seconds`: how long facts are trusted while the store cannot be reached (L16); 0: not at all.
+        `told_time` hears the store's time with each poll: milliseconds, and the monotonic ones of that moment.
+        """
+        self._told_time = told_time
         self._store = store
         self._clock = clock
         self._peppers = tuple(peppers)
@@ -90,6 +100,8 @@ class Gate:
             if self._cut_off_ms is None:
                 self._cut_off_ms = began_at_ms
             changes = self._store.changes(self._epoch, self._head)
+            if changes.at_ms is not None and self._told_time is not None:
+                self._told_time(changes.at_ms, (began_at_ms + self._clock.monotonic_ms()) // 2)
             with self._lock:
                 if not changes.complete or changes.epoch != self._epoch:
                     self._drop_all()

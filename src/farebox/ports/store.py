@@ -1,7 +1,7 @@
 """The ledger as a port: who it is, its change feed, and usage. Every method is synchronous, thread-safe and one
 transaction; the edge and the loops put calls on threads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from farebox.domain.usage import Batch, UsageLine
@@ -34,6 +34,7 @@ class Changes:
     head: int
     account_ids: tuple[str, ...]
     complete: bool
+    at_ms: int | None = field(default=None, compare=False)  # the store's own time, where it has one (L4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,22 @@ class Store(AccountStore, ReportStore, ReconcilingStore, PresenceStore, Protocol
         ...
 
     def changes(self, epoch: str, after: int) -> Changes: ...
+    def wait_for_change(self, timeout_ms: int) -> None:
+        """Return when the feed may have moved, at the latest after `timeout_ms`. For one thread; only a closed store
+        raises.
+        """
+        ...
+
+    # roles
+    def take_lease(self, name: str, holder: str, *, now: int, seconds: int) -> int | None:
+        """Take the lease when it is free or has run out, or renew one's own: its fence, which no other holder ever had
+        or will have. None while somebody else holds it.
+        """
+        ...
+
+    def release_lease(self, name: str, holder: str) -> None:
+        """Give one's own lease back; nothing when it is somebody else's."""
+        ...
 
     # usage
     def commit_batch(self, batch: Batch) -> None:

@@ -26,11 +26,21 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from farebox.errors import StoreError, StoreUnavailable, StoreUnusable
 from farebox.ports import Durability
-from farebox.store.postgres import PostgresBackend
+from farebox.store.postgres import FEED_CHANNEL, PostgresBackend
 from farebox.store.sqlite import BUSY_TIMEOUT_MILLISECONDS, SqliteBackend
 from farebox.store.tables import metadata
 
-__all__ = ["RERUNS_MAX", "Contended", "Database", "insert_into", "insert_new", "one_at_a_time", "rerun", "upsert"]
+__all__ = [
+    "RERUNS_MAX",
+    "Contended",
+    "Database",
+    "insert_into",
+    "insert_new",
+    "notify",
+    "one_at_a_time",
+    "rerun",
+    "upsert",
+]
 
 RERUNS_MAX: Final = 5
 _TURNS: Final = 0x4661726F  # advisory locks of `one_at_a_time`
@@ -59,7 +69,14 @@ class _Backend(Protocol):
         ...
 
     def create_engine(self) -> Engine: ...
+    @property
+    def time_ms(self) -> sa.ColumnElement[Any]:
+        """The database's own time in milliseconds, or NULL where it is the machine's."""
+        ...
+
     def durability(self) -> Durability: ...
+    def wait_for_notice(self, engine: Engine, timeout_ms: int) -> None: ...
+    def hang_up(self) -> None: ...
     def lock_schema(self, connection: Connection) -> None: ...
     def mark(self, connection: Connection) -> None: ...
     def unusable(self, error: DBAPIError) -> StoreUnusable: ...
@@ -95,6 +112,14 @@ class Database:
         """What the database does with a commit, as it said when the last connection was made."""
         return self._backend.durability()
 
+    @property
+    def time_ms(self) -> sa.ColumnElement[Any]:
+        return self._backend.time_ms
+
+    def wait_for_notice(self, timeout_ms: int) -> None:
+        """Until somebody says that the feed has moved, where the database passes that on, or the time is over."""
+        self._backend.wait_for_notice(self._own_engine(), timeout_ms)
+
     def open(self, *, migrate: bool = False) -> None:
         """Create the schema in an empty database; check it in another, and bring it up to date only with `migrate`.
 
@@ -117,6 +142,7 @@ class Database:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+            self._backend.hang_up()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -243,6 +269,12 @@ def one_at_a_time(connection: Connection, turn: int) -> None:
     """Let transactions that name the same turn pass one after another. The next sees all that the last one wrote."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TURNS, turn)))
+
+
+def notify(connection: Connection) -> None:
+    """Wake who waits for a change of the feed, once this transaction is committed."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_notify(FEED_CHANNEL, "")))
 
 
 def insert_into(dialect: str, table: sa.Table) -> Any:

@@ -1,4 +1,4 @@
-"""One serving process a SQLite ledger: a lock on a file beside it, which the system drops when the process dies."""
+"""One process at a time in a folder: a lock on a file in it, which the system drops when the process dies."""
 
 import fcntl
 import os
@@ -7,22 +7,18 @@ from pathlib import Path
 
 from farebox.errors import StoreBusy, StoreUnusable
 
-__all__ = ["ServingLock"]
+__all__ = ["FolderLock"]
 
 
-class ServingLock:
+class FolderLock:
     """Held from `take` to `release`. The file stays, with the holder's process id in it for people to read."""
 
-    def __init__(self, database: Path) -> None:
-        self._path = database.with_name(database.name + ".lock")
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._descriptor: int | None = None
 
     def take(self) -> None:
-        """StoreBusy when another process serves this ledger, StoreUnusable when the folder cannot be written."""
-        if not self._path.parent.is_dir():
-            raise StoreUnusable(
-                f"The folder {self._path.parent} of the ledger does not exist. Create it, or set FAREBOX_DATABASE_URL."
-            )
+        """StoreBusy when another process has it, StoreUnusable when the folder cannot be written."""
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -33,8 +29,7 @@ class ServingLock:
             holder = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise StoreBusy(
-                f"Another process (id {holder}) already serves {self._path.with_suffix('')}. "
-                "Run one process with one worker on a SQLite ledger, or give each its own FAREBOX_DATABASE_URL."
+                f"Another process (id {holder}) has {self._path}. Stop it, or use another folder."
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -51,7 +46,7 @@ class ServingLock:
 
 
 def _let_go_in_child() -> None:
-    """A forked child (a seller's process pool) must not keep the ledger locked after its parent has died."""
+    """A forked child must not keep the folder locked after its parent has died."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

@@ -12,9 +12,11 @@ from sqlalchemy.exc import DBAPIError
 
 from farebox.errors import StoreUnusable
 from farebox.ports import Durability
+from farebox.store.listening import Listener
 
 __all__ = [
     "CONNECT_SECONDS_MAX",
+    "FEED_CHANNEL",
     "IDLE_TRANSACTION_MILLISECONDS_MAX",
     "LOCK_WAIT_MILLISECONDS_MAX",
     "POOLED_CONNECTIONS_MAX",
@@ -33,6 +35,7 @@ SCHEMA_WAIT_MILLISECONDS_MAX: Final = 120_000  # for somebody else's migration
 UNANSWERED_MILLISECONDS_MAX: Final = 10_000  # after it a silent network counts as cut
 POOLED_CONNECTIONS_MAX: Final = 10  # of one process
 POOL_WAIT_SECONDS_MAX: Final = 5
+FEED_CHANNEL: Final = "farebox_feed"
 _SERVER_VERSION_MIN: Final = 130_000
 _LOCKS: Final = 0x46617265  # "Fare": advisory locks of ours
 _SCHEMA_LOCK: Final = 1
@@ -56,6 +59,9 @@ class PostgresBackend:
     """A database that many processes and machines share. Reads see one instant; writes are READ COMMITTED."""
 
     path = None
+    time_ms: Final[sa.ColumnElement[Any]] = sa.cast(
+        sa.func.extract("epoch", sa.func.clock_timestamp()) * 1000, sa.BigInteger
+    )
     advice = "Name another database in FAREBOX_DATABASE_URL."
     options: Final = {
         "read": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
@@ -68,6 +74,7 @@ class PostgresBackend:
         self._settings = ""
         self._version = ""
         self._weaknesses: tuple[str, ...] = ()
+        self._listener = Listener(FEED_CHANNEL)
         # Nothing of the query: a password may stand there as well.
         self.name = url.set(drivername="postgresql", query={}, password=None).render_as_string()
 
@@ -84,12 +91,12 @@ class PostgresBackend:
         try:
             engine = sa.create_engine(
                 self._url,
+                hide_parameters=True,  # e-mail addresses and digests belong in no trace
                 pool_size=POOLED_CONNECTIONS_MAX,
                 max_overflow=0,
                 pool_timeout=POOL_WAIT_SECONDS_MAX,
                 pool_pre_ping=True,  # after a restart of the server the first to ask gets a new one, not an error
                 connect_args=connect_args,
-                hide_parameters=True,
             )
         except ImportError as error:
             raise StoreUnusable(f"{_INSTALL}.", internal=str(error)) from error
@@ -98,6 +105,14 @@ class PostgresBackend:
 
     def durability(self) -> Durability:
         return Durability(f"PostgreSQL {self._version}, {self.name}", self._settings, self._weaknesses)
+
+    def wait_for_notice(self, engine: Engine, timeout_ms: int) -> None:
+        """Until somebody notifies, on a connection of its own. A lost one only costs the time to look again."""
+        self._listener.wait(engine, timeout_ms)
+
+    def hang_up(self) -> None:
+        """Listen no more."""
+        self._listener.close()
 
     def lock_schema(self, connection: Connection) -> None:
         """Until the transaction ends nobody else makes or changes the schema. Waits for a migration under way."""

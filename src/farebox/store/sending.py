@@ -92,8 +92,9 @@ class SendingTables:
     def settle_meter_events(self, holder: str, settlements: Sequence[Settlement], *, now: int) -> set[str]:
         m = t.meter_events.c
         held = sa.select(m.identifier, m.attempts).where(t.IS_UNPROVEN, m.state == "sending", m.holder == holder)
+        locked = held.order_by(m.identifier).with_for_update()
         with self._database.write() as connection:
-            attempts = {row.identifier: row.attempts for row in connection.execute(held)}
+            attempts = {row.identifier: row.attempts for row in connection.execute(locked)}
             ours = [s for s in settlements if attempts.get(s.event.identifier) == s.event.attempts]
             if ours:
                 rows = [_settled(settlement, holder, now) for settlement in ours]

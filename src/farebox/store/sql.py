@@ -17,6 +17,7 @@ from farebox.store.engine import Database, insert_new
 from farebox.store.feed import FeedTables
 from farebox.store.inbox import InboxTables
 from farebox.store.late import LateTables
+from farebox.store.leases import LeaseTables
 from farebox.store.periods import PeriodTables
 from farebox.store.presence import PresenceTables
 from farebox.store.reconciling import ReconcilingTables
@@ -44,6 +45,7 @@ class SqlStore(
     ReconcilingTables,
     LateTables,
     RestoringTables,
+    LeaseTables,
 ):
     """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once.
 

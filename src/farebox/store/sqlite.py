@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -28,10 +29,12 @@ class SqliteBackend:
     """A file, or a database in memory that all threads use one after another."""
 
     advice = _ADVICE
+    time_ms: Final[sa.ColumnElement[Any]] = sa.null()
     options: Final = {"read": {"farebox": "read"}, "write": {"farebox": "write"}}
 
     def __init__(self, url: URL) -> None:
         self._url = url
+        self._never = threading.Event()
         self.path = None if url.database in (None, "", ":memory:") else Path(str(url.database))
         self.name = str(self.path or "a database in memory")
 
@@ -51,6 +54,13 @@ class SqliteBackend:
     def durability(self) -> Durability:
         kept = "WAL journal, synchronous FULL" if self.path is not None else "in memory, gone with the process"
         return Durability(f"SQLite {sqlite3.sqlite_version}, {self.name}", kept)
+
+    def wait_for_notice(self, engine: Engine, timeout_ms: int) -> None:
+        """SQLite passes nothing on: who waits looks again when the time is over."""
+        self._never.wait(timeout_ms / 1000)
+
+    def hang_up(self) -> None:
+        """Nothing to do: nobody listens."""
 
     def lock_schema(self, connection: Connection) -> None:
         """Nothing to do: a write transaction has the whole file."""

@@ -19,7 +19,7 @@ from farebox.domain.reports import MeterEvent, Unsealed, seal
 from farebox.domain.usage import Batch, Increment
 from farebox.errors import StoreBusy
 from farebox.store.engine import _Turns
-from farebox.store.lock import ServingLock
+from farebox.store.lock import FolderLock
 from farebox.store.sql import SqlStore
 from farebox.system import SystemEntropy
 
@@ -131,18 +131,18 @@ def test_writers_take_turns() -> None:
     assert turns.take(0)
 
 
-def test_a_fork_does_not_keep_the_ledger(tmp_path: Path) -> None:
-    """I14: a seller's forked worker that outlives the server keeps no lock; while it lives, nobody else serves."""
-    lock, ended = ServingLock(tmp_path / "ledger.db"), os.pipe()
+def test_a_fork_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """A forked child that outlives its parent keeps no lock; while the parent lives, nobody else has the folder."""
+    lock, ended = FolderLock(tmp_path / "demo.lock"), os.pipe()
     lock.take()
     child = os.fork()
     if child == 0:
         os.read(ended[0], 1)
         os._exit(0)
     with pytest.raises(StoreBusy):
-        ServingLock(tmp_path / "ledger.db").take()
+        FolderLock(tmp_path / "demo.lock").take()
     lock.release()
-    again = ServingLock(tmp_path / "ledger.db")
+    again = FolderLock(tmp_path / "demo.lock")
     again.take()
     again.release()
     os.write(ended[1], b"x")
