@@ -253,6 +253,24 @@ def test_heavy_bodies(shop: Shop, name: str) -> None:
         assert len(answer.content) < 2_000, path
 
 
+NO_WHOLE_NUMBERS: list[Any] = [True, "60", 0.5, 60.5, None, [], {}, -1]
+WRONG_KINDS: list[tuple[str, dict[str, Any]]] = [
+    ("checkout", {"plan": ["payg"]}),
+    ("checkout", {"plan": "payg", "email": None}),
+    ("checkout", {"plan": "payg", "reference": 5}),
+    ("claim", {"session_id": 5}),
+    ("keys", {"name": True}),
+    *[("keys/key_x/rotate", {"overlap_seconds": wrong}) for wrong in NO_WHOLE_NUMBERS],
+]
+
+
+@pytest.mark.parametrize(("path", "body"), WRONG_KINDS)
+def test_no_kind_is_guessed(shop: Shop, path: str, body: dict[str, Any]) -> None:
+    """A26, A32: in JSON a field has its own kind or is refused: no text is read as a number, no truth as one second."""
+    answer = shop.client.post(f"/billing/{path}", json=body, headers=bearer(shop.buy().key))
+    assert (answer.status_code, answer.json()["code"]) == (422, "input_invalid")
+
+
 def quick(ask: Callable[..., Any], *what: Any, **more: Any) -> Any:
     began = time.monotonic()
     answer = ask(*what, **more)

@@ -1,6 +1,6 @@
 """What the routes take and answer, as OpenAPI shows it. Amounts in minor units as integers, exact prices as strings."""
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,10 @@ from farebox.domain.keys import ApiKey
 from farebox.ports import Invoice
 
 __all__ = [
+    "KEY_IF_ANY",
+    "SENT_ON",
+    "SHOWN_AS_PAGE",
+    "SIGNED_EVENT",
     "CheckoutAnswer",
     "CheckoutRequest",
     "ClaimRequest",
@@ -32,6 +36,21 @@ __all__ = [
     "key_row",
     "usage_answer",
 ]
+
+
+KEY_IF_ANY: Final[dict[str, Any]] = {"security": [{}, {"HTTPBearer": []}, {"APIKeyHeader": []}]}
+SENT_ON: Final[dict[int | str, dict[str, Any]]] = {
+    303: {"description": "To a form: on to Stripe", "headers": {"Location": {"schema": {"type": "string"}}}}
+}
+SHOWN_AS_PAGE: Final[dict[int | str, dict[str, Any]]] = {
+    201: {"content": {"text/html": {"schema": {"type": "string"}}}}
+}
+SIGNED_EVENT: Final[dict[str, Any]] = {
+    "parameters": [
+        {"name": "Stripe-Signature", "in": "header", "required": True, "schema": {"type": "string", "minLength": 1}}
+    ],
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+}
 
 
 class _Asked(BaseModel):

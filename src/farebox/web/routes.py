@@ -39,6 +39,7 @@ from farebox.errors import (
 )
 from farebox.ports import Clock, Entropy, Provider, Store
 from farebox.web import models
+from farebox.web.answers import describe_answers
 from farebox.web.limits import BODY_BYTES_MAX, WEBHOOK_BODY_BYTES_MAX, RateLimit, bounded_body
 from farebox.web.operator import Operator, add_operator_routes
 from farebox.web.pages import Pages
@@ -100,6 +101,7 @@ def create_routes(billing: Billing) -> FastAPI:
     _add_keys(app, billing)
     add_operator_routes(app, billing.operator)
     pages.mount(app)
+    describe_answers(app)
     return app
 
 
@@ -151,7 +153,13 @@ def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit
     async def plans() -> Response:
         return pages.plans()
 
-    @app.post("/checkout", openapi_extra=models.body_of(models.CheckoutRequest), response_model=models.CheckoutAnswer)
+    @app.post(
+        "/checkout",
+        status_code=201,
+        openapi_extra=models.body_of(models.CheckoutRequest) | models.KEY_IF_ANY,
+        responses=models.SENT_ON,
+        response_model=models.CheckoutAnswer,
+    )
     async def checkout(request: Request) -> Response:
         """Begin a purchase. A form post is sent on to Stripe with 303; a valid key attaches to its own account."""
         _refuse_cross_site(request)
@@ -184,7 +192,13 @@ def _add_claim(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit) -
         checkout = await run_in_threadpool(look_at_claim, billing.store, billing.provider, billing.clock, session_id)
         return pages.claim(session_id, checkout)
 
-    @app.post("/claim", openapi_extra=models.body_of(models.ClaimRequest), response_model=models.KeyAnswer)
+    @app.post(
+        "/claim",
+        status_code=201,
+        openapi_extra=models.body_of(models.ClaimRequest),
+        responses=models.SHOWN_AS_PAGE,
+        response_model=models.KeyAnswer,
+    )
     async def claim(request: Request) -> Response:
         """Take the purchase's key. It is shown this once."""
         _refuse_cross_site(request)
@@ -207,7 +221,7 @@ def _add_claim(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit) -
 
 
 def _add_webhook(app: FastAPI, billing: Billing) -> None:
-    @app.post("/webhook", response_model=models.WebhookAnswer)
+    @app.post("/webhook", openapi_extra=models.SIGNED_EVENT, response_model=models.WebhookAnswer)
     async def webhook(request: Request) -> Response:
         """Stripe's events. Verified over the raw body, stored once, answered at once; worked off later."""
         body = await bounded_body(request, WEBHOOK_BODY_BYTES_MAX)
@@ -319,7 +333,7 @@ async def _body(request: Request, model: type[_Asked]) -> _Asked:
     if _is_form(request) and raw.lstrip().startswith(b"{"):
         raise InputInvalid("The body looks like JSON but came as a form. Send `Content-Type: application/json`.")
     try:
-        return model.model_validate(found)
+        return model.model_validate(found, strict=not _is_form(request))  # a form has nothing but text
     except ValidationError as error:
         raise _invalid(list(error.errors())) from None
 
