@@ -3,8 +3,9 @@
 Each loop runs on a thread of its own. Nothing here answers a call.
 """
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final
 
 import httpx
@@ -17,6 +18,7 @@ from farebox.domain.reports import SEAL_INTERVAL_SECONDS
 from farebox.errors import ProviderError, ProviderForbidden, StoreError, StoreUnusable
 from farebox.loops import Loop
 from farebox.metering.gate import FEED_POLL_MILLISECONDS, Gate
+from farebox.metering.pace import Rates
 from farebox.metering.presence import BEAT_MILLISECONDS, Presence
 from farebox.metering.reconciler import Reconciler
 from farebox.metering.reporter import Reporter
@@ -80,12 +82,14 @@ class Background:
         self._spooler = spooler
         self._senders = ThreadPoolExecutor(SENDER_THREADS_MAX, thread_name_prefix="farebox-sender")
         self.sealer = Sealer(store, clock, settings.catalog)
-        self.reporter = Reporter(store, provider, clock, entropy)
+        rates = Rates(settings.meter_events_per_second, settings.stream_requests_per_second)
+        self.reporter = Reporter(store, provider, clock, entropy, rates)
         bills_late = settings.bills_late_usage
         self.late = LateBiller(store, provider, clock, settings.catalog, bills=bills_late)
         self.reconciler = Reconciler(store, provider, clock, settings.catalog, bills_late=bills_late)
         self.worker = InboxWorker(store, provider, clock, entropy, self.late)
         self._bound = False
+        self._stopping = threading.Event()
         self._seal_hard = False
         self._sealed_at_ms = 0
         self._sweep_after = ""
@@ -120,6 +124,7 @@ class Background:
 
     def stop(self) -> None:
         """End the loops; where they ran, seal and report what is left, within a bound."""
+        self._stopping.set()
         for loop in self._loops:
             if not loop.stop(SHUTDOWN_MILLISECONDS_MAX // 1000):
                 _log.warning("loop_did_not_end", loop=loop.name)
@@ -134,7 +139,7 @@ class Background:
     def flush(self) -> None:
         """Seal and report all that can be, now, on the calling thread. For tests and the way out."""
         self.sealer.step(hard=True)
-        while self.reporter.step(REPORT_BATCH_MAX, self._side_by_side):
+        while self._send_some() or (self.reporter.behind and self._rest()):
             pass
 
     def wake_inbox(self) -> None:
@@ -156,8 +161,14 @@ class Background:
         if not self._bound:
             self._bind()
         while self._bound and clock.monotonic_ms() < until_ms:
-            if not self.reporter.step(SENDER_THREADS_MAX, self._side_by_side):
+            if not self._send_some() and not (self.reporter.behind and self._rest()):
                 break
+
+    def _rest(self) -> bool:
+        """Wait until Stripe's limits allow more. False when time does not pass: then they never will."""
+        began_ms = self._clock.monotonic_ms()
+        threading.Event().wait(min(max(self.reporter.pause_ms(), 1), REPORT_POLL_MILLISECONDS) / 1000)
+        return self._clock.monotonic_ms() > began_ms
 
     def _feed_step(self) -> bool:
         """Look, then wait for news: at once again when somebody says that there are some."""
@@ -196,7 +207,15 @@ class Background:
         self.sealer.edge()
         if not self._bound:
             self._bind()
-        return self._bound and self.reporter.step(REPORT_BATCH_MAX, self._side_by_side) > 0
+        if not self._bound:
+            return False
+        again = self._send_some() > 0 or self.reporter.behind
+        if again:  # as fast as Stripe's limits let us
+            self._stopping.wait(min(self.reporter.pause_ms(), REPORT_POLL_MILLISECONDS) / 1000)
+        return again
+
+    def _send_some(self) -> int:
+        return self.reporter.step(REPORT_BATCH_MAX, self._side_by_side)
 
     def _bind(self) -> None:
         """Bind the ledger to the Stripe account before the first report; report nothing to another account."""
@@ -235,7 +254,9 @@ class Background:
         return False
 
     def _side_by_side(self, jobs: Sequence[Callable[[], None]]) -> None:
-        for future in [self._senders.submit(job) for job in jobs]:
+        sent = [self._senders.submit(job) for job in jobs]
+        wait(sent)  # what one of them meets must not leave the others' outcomes behind
+        for future in sent:
             future.result()
 
 

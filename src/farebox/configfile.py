@@ -12,10 +12,12 @@ from farebox.errors import ConfigError
 __all__ = [
     "GRACE_DAYS_MAX",
     "MATCH_CHARACTERS_MAX",
+    "METER_EVENTS_PER_SECOND_MAX",
     "RECONCILE_READS_MAX",
     "ROUTES_MAX",
     "SEAL_SECONDS_MAX",
     "SPOOL_SECONDS_MAX",
+    "STREAM_REQUESTS_PER_SECOND_MAX",
     "FileModel",
     "catalog_of",
     "explain",
@@ -26,6 +28,8 @@ RECONCILE_READS_MAX: Final = 10_000
 SEAL_SECONDS_MAX: Final = 3_600
 SPOOL_SECONDS_MAX: Final = 86_400
 ROUTES_MAX: Final = 1_000
+METER_EVENTS_PER_SECOND_MAX: Final = 10_000
+STREAM_REQUESTS_PER_SECOND_MAX: Final = 1_000
 MATCH_CHARACTERS_MAX: Final = 256  # the ledger keeps it with what was used
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MATCH: Final = re.compile(r"(\*|[A-Z]{3,10}) (/\S*)")
@@ -73,6 +77,12 @@ class _Http(_Table):
 
 class _Stripe(_Table):
     mode: Literal["test", "live"] | None = None
+    meter_events_per_second: Annotated[int, BeforeValidator(_whole)] | None = Field(
+        default=None, ge=1, le=METER_EVENTS_PER_SECOND_MAX
+    )
+    stream_requests_per_second: Annotated[int, BeforeValidator(_whole)] | None = Field(
+        default=None, ge=0, le=STREAM_REQUESTS_PER_SECOND_MAX
+    )
 
 
 class _Access(_Table):

@@ -11,7 +11,9 @@ from typing import Final
 __all__ = [
     "CELL_SECONDS",
     "DOUBT_AFTER_SECONDS",
+    "IDENTIFIER_KEPT_SECONDS",
     "IDENTIFIER_LENGTH_MAX",
+    "REFUSED_LATE",
     "SEAL_INTERVAL_SECONDS",
     "STREAM_EVENTS_MAX",
     "STREAM_EVENTS_MIN",
@@ -19,6 +21,7 @@ __all__ = [
     "Outcome",
     "OutcomeKind",
     "ReportState",
+    "ReportedError",
     "Settlement",
     "Transport",
     "Unsealed",
@@ -29,6 +32,8 @@ __all__ = [
 
 CELL_SECONDS: Final = 60
 IDENTIFIER_LENGTH_MAX: Final = 100
+IDENTIFIER_KEPT_SECONDS: Final = 86_400 + 3_600  # Stripe remembers an identifier for a day, and has a clock of its own
+REFUSED_LATE: Final = "Stripe refused it after it had taken it: "
 SEAL_INTERVAL_SECONDS: Final = 60
 # Stripe promises 24 hours in which an identifier counts once.
 DOUBT_AFTER_SECONDS: Final = 23 * 3600
@@ -126,6 +131,15 @@ class MeterEvent:
     def cell(self) -> int:
         """The minute, since the epoch, in which Stripe's summaries show this event."""
         return self.timestamp // CELL_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedError:
+    """A meter event that Stripe took and refused later. `name` is its identifier, or its request's idempotency key."""
+
+    code: str
+    message: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

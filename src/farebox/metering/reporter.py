@@ -1,7 +1,7 @@
 """Takes meter events to Stripe, each counted there at most once, whatever Stripe answers (L8, L9).
 
-The same identifier is sent until Stripe is known to have it; what cannot be known is parked for a person, never
-resent blindly.
+The same identifier is sent until Stripe is known to have it; what cannot be known is read back from Stripe's sums or
+parked for a person, never resent blindly.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,17 @@ from typing import Final
 
 import structlog
 
-from farebox.domain.reports import DOUBT_AFTER_SECONDS, MeterEvent, Outcome, OutcomeKind, ReportState, Settlement
+from farebox.domain.reports import (
+    STREAM_EVENTS_MAX,
+    MeterEvent,
+    Outcome,
+    OutcomeKind,
+    ReportState,
+    Settlement,
+    Transport,
+)
+from farebox.metering.doubts import Doubts, in_doubt
+from farebox.metering.pace import Pace, Rates
 from farebox.ports import Clock, Entropy, Provider, Store
 
 __all__ = [
@@ -19,15 +29,20 @@ __all__ = [
     "FORBIDDEN_PAUSE_SECONDS",
     "LEASE_SECONDS",
     "SEND_MARGIN_SECONDS",
+    "STREAM_PAUSE_SECONDS",
+    "STREAM_TAKE_MAX",
     "Reporter",
     "ReporterCounts",
 ]
 
-LEASE_SECONDS: Final = 120
-SEND_MARGIN_SECONDS: Final = 45  # a send is not begun when less than this is left of its lease
+LEASE_SECONDS: Final = 28  # a dead reporter's events are taken over within half a minute
+SEND_MARGIN_SECONDS: Final = 16  # a send is not begun when less than this is left of its lease: longer than it may take
 EVENT_AGE_SECONDS_MAX: Final = 34 * 86_400
 BACKOFF_SECONDS_MAX: Final = 300
 FORBIDDEN_PAUSE_SECONDS: Final = 60
+STREAM_PAUSE_SECONDS: Final = 3_600
+STREAM_TAKE_MAX: Final = 2_000
+_RETRY_SECONDS: Final = 1
 
 _log = structlog.get_logger("farebox.reporter")
 
@@ -40,123 +55,266 @@ class ReporterCounts:
 
     outcomes: dict[OutcomeKind, int] = field(default_factory=lambda: dict.fromkeys(OutcomeKind, 0))
     delivered_quantity: int = 0
+    delivered_events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """When events were taken, on both clocks: sends end before either says that the lease is over."""
+
+    taken_ms: int
+    taken_at: int
 
 
 class Reporter:
     """One reporter under one name (`holder`). `halted` says why it sends nothing at all, when it must not."""
 
-    def __init__(self, store: Store, provider: Provider, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self, store: Store, provider: Provider, clock: Clock, entropy: Entropy, rates: Rates | None = None
+    ) -> None:
+        rates = rates if rates is not None else Rates()
         self._store = store
         self._provider = provider
         self._clock = clock
         self._entropy = entropy
         self._holder = entropy.token()
         self._paused_until_ms = 0
+        self._stream_closed_until_ms = 0
+        self._doubts = Doubts(store, provider, clock)
+        # The rate is below Stripe's, and with a burst of a quarter also within any second.
+        self.pace = Pace(clock, entropy, rates.events_per_second, rates.events_per_second >> 2)
+        streams = rates.stream_requests_per_second
+        self.stream_pace = Pace(clock, entropy, max(streams, 1), streams >> 2)
+        self._streams = streams > 0
         self.halted: str | None = None
+        self._short: list[Pace] = []
+        self._suspect = ""
         self.counts = ReporterCounts()
 
     def step(self, limit: int, run: _Run | None = None) -> int:
-        """Send up to `limit` due events, each at most once, at most one for each customer and meter. Returns how many
-        were settled for good. `run` may do the sends side by side."""
+        """Send up to `limit` due events one by one, and more by the stream when many are due: each at most once, at
+        most one for each customer and meter, no more than Stripe's limits allow by now. Returns how many were settled
+        for good. `run` may do the sends side by side."""
+        self._suspect = ""
         if self.halted is not None or self._clock.monotonic_ms() < self._paused_until_ms:
+            self._short = []
             return 0
-        taken_ms = self._clock.monotonic_ms()
+        single = min(limit, self.pace.available())
+        stream = min(self.stream_pace.available() * STREAM_EVENTS_MAX, STREAM_TAKE_MAX)
+        if not single and not stream:
+            return 0
+        lease = _Lease(self._clock.monotonic_ms(), self._clock.now_at())
         events = self._store.take_meter_events(
-            self._holder, now=self._clock.now_at(), lease_seconds=LEASE_SECONDS, limit=limit
+            self._holder,
+            now=lease.taken_at,
+            lease_seconds=LEASE_SECONDS,
+            limit=single,
+            stream_limit=stream,
+            fresh_by_stream=self._may_stream(),
         )
-        settled: list[MeterEvent] = []
+        done: list[Settlement] = []
+        jobs = self._jobs(events, lease, done)
+        ones = sum(event.transport is not Transport.STREAM for event in events)
+        self._short = [self.pace] if ones >= single else []
+        self._short += [self.stream_pace] if len(events) - ones >= stream else []
+        try:
+            (run or _serially)(jobs)
+        finally:
+            settled = self._settle(done)
+        return settled
 
-        def job(event: MeterEvent) -> Callable[[], None]:
-            def send() -> None:
-                if self._report(event, taken_ms):
-                    settled.append(event)
+    @property
+    def behind(self) -> bool:
+        """Whether more may be due than could be sent by now."""
+        return bool(self._short)
 
-            return send
-
-        (run or _serially)([job(event) for event in events])
-        return len(settled)
+    def pause_ms(self) -> int:
+        """How long until a fair part of what is left over may be sent; 0 when it may be now."""
+        return min((pace.wait_ms() for pace in self._short), default=0)
 
     def resume(self) -> None:
         """Let a halted reporter go on, after a person has found out why it stopped."""
         self.halted = None
         self._paused_until_ms = 0
 
-    def _report(self, event: MeterEvent, taken_ms: int) -> bool:
+    def halt(self, identifier: str) -> None:
+        """No attempt of ours can have got through, so Stripe knows the event from another life of this ledger (L6)."""
+        self.halted = (
+            f"Stripe already has {identifier}, which this ledger never sent: it was restored or copied. "
+            "Nothing more is reported until that is settled."
+        )
+        _log.critical("reporter_halted", identifier=identifier, reason=self.halted)
+
+    def _may_stream(self) -> bool:
+        """Whether new events may go by the stream: not before Stripe has taken one that it looked at at once, because
+        the stream does not tell at once that a ledger was restored (L6)."""
+        open_again = self._clock.monotonic_ms() >= self._stream_closed_until_ms
+        return self._streams and open_again and self.counts.outcomes[OutcomeKind.DELIVERED] > 0
+
+    def _jobs(self, events: Sequence[MeterEvent], lease: _Lease, done: list[Settlement]) -> list[Callable[[], None]]:
         now = self._clock.now_at()
-        if event.first_unknown_at is not None and now - event.first_unknown_at > DOUBT_AFTER_SECONDS:
-            reason = "Stripe may have counted it, and its identifier is no longer protected against a second count"
-            return self._settle(event, Outcome(OutcomeKind.UNKNOWN, reason), ReportState.DOUBTFUL)
+        together = [e for e in events if e.transport is Transport.STREAM and not _alone(e) and not in_doubt(e, now)]
+        chosen = {event.identifier for event in together}
+        alone = [event for event in events if event.identifier not in chosen]
+        groups = [[event] for event in alone]
+        groups += [together[i : i + STREAM_EVENTS_MAX] for i in range(0, len(together), STREAM_EVENTS_MAX)]
+
+        def job(group: list[MeterEvent]) -> Callable[[], None]:
+            return lambda: done.extend(self._report(group, lease))
+
+        return [job(group) for group in groups]
+
+    def _report(self, group: list[MeterEvent], lease: _Lease) -> list[Settlement]:
+        """Send a group that has one way: an event alone, or some that share a request of the stream."""
+        settled: list[Settlement] = []
+        fit: list[MeterEvent] = []
+        for event in group:
+            before = self._unsendable(event)
+            settled += [before] if before is not None else []
+            fit += [event] if before is None else []
+        if not fit:
+            return settled
+        if not self._may_send(lease):
+            return settled + [self._released(event) for event in fit]
+        if fit[0].transport is Transport.STREAM:
+            return settled + self._stream(fit, lease)
+        self.pace.spend(1)
+        outcome = self._provider.send_meter_event(fit[0])
+        self._heed(outcome, self.pace, 1)
+        return [*settled, self._concluded(fit[0], outcome)]
+
+    def _stream(self, events: list[MeterEvent], lease: _Lease) -> list[Settlement]:
+        """Send events in one request. One that Stripe refuses as a whole is halved until it names whom it means."""
+        if self._clock.monotonic_ms() < self._stream_closed_until_ms:
+            return [self._released(event) for event in events]
+        closed = self._provider.open_stream()
+        if closed is not None:
+            return self._unopened(events, closed)
+        if not self._may_send(lease):
+            return [self._released(event) for event in events]
+        self.stream_pace.spend(1)
+        name = events[0].identifier if len(events) == 1 else "fb_stream"
+        key = f"{name}_{self._entropy.token()}"
+        outcome = self._provider.send_meter_events(events, idempotency_key=key)
+        if outcome.unsent:
+            return self._unopened(events, outcome)
+        self._heed(outcome, self.stream_pace, len(events))
+        if outcome.kind in (OutcomeKind.REJECTED, OutcomeKind.DUPLICATE) and len(events) > 1:
+            half = len(events) >> 1
+            return [*self._report(events[:half], lease), *self._report(events[half:], lease)]
+        return [self._concluded(event, outcome, key) for event in events]
+
+    def _unopened(self, events: list[MeterEvent], outcome: Outcome) -> list[Settlement]:
+        """The stream gave no session. A key that may not have one is no reason to stop: events go one by one."""
+        if outcome.kind is OutcomeKind.FORBIDDEN:
+            self._stream_closed_until_ms = self._clock.monotonic_ms() + STREAM_PAUSE_SECONDS * 1000
+            _log.error("meter_event_stream_forbidden", reason=outcome.reason)
+        else:
+            self.stream_pace.slow(outcome.retry_after_seconds)
+        return [self._released(event, outcome.reason) for event in events]
+
+    def _unsendable(self, event: MeterEvent) -> Settlement | None:
+        """What is to be done with the event instead of sending it now."""
+        if in_doubt(event, self._clock.now_at()):
+            verdict = self._doubts.examine(event)
+            if not verdict.send:
+                return Settlement(
+                    event,
+                    verdict.outcome,
+                    verdict.state,
+                    event.transport,
+                    verdict.next_attempt_at,
+                    zero_read_at=verdict.zero_read_at,
+                )
         if event.timestamp <= self._oldest_at():
             reason = "older than Stripe accepts; bill it as an invoice item"
-            return self._settle(event, Outcome(OutcomeKind.REJECTED, reason), ReportState.REJECTED)
-        held_ms = self._clock.monotonic_ms() - taken_ms
-        if self.halted is not None or held_ms > (LEASE_SECONDS - SEND_MARGIN_SECONDS) * 1000:
-            return self._release(event)
-        if self._clock.monotonic_ms() < self._paused_until_ms:
-            return self._release(event)
-        outcome = self._provider.send_meter_event(event)
-        self.counts.outcomes[outcome.kind] += 1
-        return self._conclude(event, outcome)
+            return Settlement(event, Outcome(OutcomeKind.REJECTED, reason), ReportState.REJECTED, event.transport)
+        return None
 
-    def _conclude(self, event: MeterEvent, outcome: Outcome) -> bool:
+    def _may_send(self, lease: _Lease) -> bool:
+        """Looked at immediately before each send: a process that was paused past its lease sends nothing (F15)."""
+        now_ms, now = self._clock.monotonic_ms(), self._clock.now_at()
+        usable = LEASE_SECONDS - SEND_MARGIN_SECONDS
+        in_time = now_ms - lease.taken_ms <= usable * 1000 and lease.taken_at <= now <= lease.taken_at + usable
+        return in_time and self.halted is None and not self._suspect and now_ms >= self._paused_until_ms
+
+    def _heed(self, outcome: Outcome, pace: Pace, events: int) -> None:
+        self.counts.outcomes[outcome.kind] += events
+        if outcome.kind is OutcomeKind.UNKNOWN or (outcome.kind is OutcomeKind.THROTTLED and outcome.everyone):
+            pace.slow(outcome.retry_after_seconds)
+        elif outcome.kind in (OutcomeKind.DELIVERED, OutcomeKind.DUPLICATE):
+            pace.ease()
+
+    def _concluded(self, event: MeterEvent, outcome: Outcome, key: str = "") -> Settlement:
         match outcome.kind:
             case OutcomeKind.DELIVERED:
-                return self._settle(event, outcome, ReportState.DELIVERED)
+                return Settlement(event, outcome, ReportState.DELIVERED, event.transport, idempotency_key=key)
             case OutcomeKind.CONFLICT:
-                return self._halt(event, outcome)
+                return self._suspected(event, outcome)
             case OutcomeKind.DUPLICATE if event.first_unknown_at is None:
-                return self._halt(event, outcome)
+                return self._suspected(event, outcome)
             case OutcomeKind.DUPLICATE:
-                return self._settle(event, outcome, ReportState.DELIVERED)
+                return Settlement(event, outcome, ReportState.DELIVERED, event.transport)
             case OutcomeKind.REJECTED if outcome.may_pass and event.timestamp > self._oldest_at():
                 _log.error("meter_event_refused_for_now", identifier=event.identifier, reason=outcome.reason)
-                return self._retry(event, outcome, BACKOFF_SECONDS_MAX)
+                return self._again(event, outcome, BACKOFF_SECONDS_MAX, key)
             case OutcomeKind.REJECTED:
                 _log.error("meter_event_rejected", identifier=event.identifier, reason=outcome.reason)
-                return self._settle(event, outcome, ReportState.REJECTED)
+                return Settlement(event, outcome, ReportState.REJECTED, event.transport)
             case OutcomeKind.FORBIDDEN:
                 self._paused_until_ms = self._clock.monotonic_ms() + FORBIDDEN_PAUSE_SECONDS * 1000
                 _log.error("reporter_forbidden", reason=outcome.reason)
-                return self._retry(event, outcome, FORBIDDEN_PAUSE_SECONDS)
+                return self._again(event, outcome, FORBIDDEN_PAUSE_SECONDS, key)
             case OutcomeKind.THROTTLED | OutcomeKind.UNKNOWN:
                 pause = max(outcome.retry_after_seconds, self._backoff_seconds(event.attempts))
-                return self._retry(event, outcome, pause)
+                return self._again(event, outcome, pause, key)
 
-    def _halt(self, event: MeterEvent, outcome: Outcome) -> bool:
-        """No attempt of ours can have got through, so Stripe knows the event from another life of this ledger (L6)."""
-        self.halted = (
-            f"Stripe already has {event.identifier}, which this ledger never sent: it was restored or copied. "
-            "Nothing more is reported until that is settled."
-        )
-        _log.critical("reporter_halted", identifier=event.identifier, reason=self.halted)
-        return self._settle(event, outcome, ReportState.DOUBTFUL)
+    def _suspected(self, event: MeterEvent, outcome: Outcome) -> Settlement:
+        """Nothing more is sent until it is sure that no other reporter sent it while this one slept."""
+        self._suspect = event.identifier
+        return Settlement(event, outcome, ReportState.DOUBTFUL, event.transport)
 
-    def _settle(self, event: MeterEvent, outcome: Outcome, state: ReportState) -> bool:
-        settlement = Settlement(event, outcome, state, event.transport)
-        settled = bool(self._store.settle_meter_events(self._holder, [settlement], now=self._clock.now_at()))
-        if settled and state is ReportState.DELIVERED:
-            self.counts.delivered_quantity += event.value
-        return settled
-
-    def _retry(self, event: MeterEvent, outcome: Outcome, pause_seconds: int) -> bool:
+    def _again(self, event: MeterEvent, outcome: Outcome, pause_seconds: int, key: str = "") -> Settlement:
         """Due again after a pause, under the same identifier; with a new key where Stripe saved its failure (L8)."""
-        now = self._clock.now_at()
-        key = f"{event.identifier}_{self._entropy.token()}" if outcome.stored_failure or outcome.may_pass else ""
-        settlement = Settlement(event, outcome, ReportState.PENDING, event.transport, now + pause_seconds, key)
-        self._store.settle_meter_events(self._holder, [settlement], now=now)
-        return False
+        if not key and (outcome.stored_failure or outcome.may_pass):
+            key = f"{event.identifier}_{self._entropy.token()}"
+        due_at = self._clock.now_at() + pause_seconds
+        return Settlement(event, outcome, ReportState.PENDING, event.transport, due_at, key)
 
-    def _release(self, event: MeterEvent) -> bool:
-        """Not sent after all, and due again at once."""
-        return self._retry(event, Outcome(OutcomeKind.THROTTLED, event.reason), 1)
+    def _released(self, event: MeterEvent, reason: str = "") -> Settlement:
+        """Not sent after all, and due again soon. What was never tried before may still go either way."""
+        outcome = Outcome(OutcomeKind.THROTTLED, reason or event.reason)
+        way = event.transport if event.attempts > 1 else Transport.UNCHOSEN
+        due_at = self._clock.now_at() + _RETRY_SECONDS
+        return Settlement(event, outcome, ReportState.PENDING, way, due_at, zero_read_at=event.zero_read_at)
+
+    def _settle(self, done: list[Settlement]) -> int:
+        """Write what came of a step, all at once. How many of it were settled for good, by us."""
+        if not done:
+            return 0
+        written = self._store.settle_meter_events(self._holder, done, now=self._clock.now_at())
+        ours = [settlement for settlement in done if settlement.event.identifier in written]
+        suspect, self._suspect = self._suspect, ""
+        if suspect in written:
+            self.halt(suspect)
+        delivered = [settlement.event for settlement in ours if settlement.state is ReportState.DELIVERED]
+        self.counts.delivered_events += len(delivered)
+        self.counts.delivered_quantity += sum(event.value for event in delivered)
+        return sum(settlement.state is not ReportState.PENDING for settlement in ours)
 
     def _oldest_at(self) -> int:
         """What was used before this is older than Stripe accepts."""
         return self._clock.now_at() - EVENT_AGE_SECONDS_MAX - 1
 
     def _backoff_seconds(self, attempts: int) -> int:
+        """Full jitter: anything up to a ceiling that doubles."""
         ceiling = min(1 << min(attempts, 9), BACKOFF_SECONDS_MAX)
         return 1 + int.from_bytes(self._entropy.token_bytes(4), "big") % ceiling
+
+
+def _alone(event: MeterEvent) -> bool:
+    """Whether a late report of the stream could not be told from its request's others: then it is sent by itself."""
+    return event.idempotency_key.startswith(f"{event.identifier}_")
 
 
 def _serially(jobs: Sequence[Callable[[], None]]) -> None:

@@ -16,7 +16,7 @@ from farebox.ports.provider import (
     StoredPrice,
 )
 from farebox.ports.reconciling import ReconcilingStore
-from farebox.ports.reports import ReportStore, ReportSummary
+from farebox.ports.reports import ReportBacklog, ReportStore, ReportSummary
 from farebox.ports.spool import Spool, SpooledBatch, SpoolFolder, SpoolSummary
 from farebox.ports.store import Changes, Durability, Ledger, Store, WriterState
 from farebox.ports.system import Clock, Entropy
@@ -37,6 +37,7 @@ __all__ = [
     "Provider",
     "ProviderAccount",
     "ReconcilingStore",
+    "ReportBacklog",
     "ReportStore",
     "ReportSummary",
     "Spool",

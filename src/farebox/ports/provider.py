@@ -105,7 +105,7 @@ class PortalState:
 
 
 class Provider(Protocol):
-    """The payment provider. Raises a ProviderError; only `send_meter_event` turns every answer into an Outcome."""
+    """The payment provider. Raises a ProviderError; only what sends meter events turns every answer into an Outcome."""
 
     def account(self) -> ProviderAccount: ...
 
@@ -160,6 +160,15 @@ class Provider(Protocol):
 
     # usage
     def send_meter_event(self, event: MeterEvent) -> Outcome: ...
+    def open_stream(self) -> Outcome | None:
+        """Have a session for the stream of meter events; None when there is one. Nothing is sent either way."""
+        ...
+
+    def send_meter_events(self, events: Sequence[MeterEvent], *, idempotency_key: str) -> Outcome:
+        """Send up to STREAM_EVENTS_MAX events by the stream, which looks at them later. One outcome for all; `unsent`
+        when there is no session for it any more."""
+        ...
+
     def summary(self, meter_id: str, customer_id: str, start: int, end: int) -> int:
         """What the provider counted in [start, end), both on whole minutes."""
         ...

@@ -9,10 +9,25 @@ from urllib.parse import urlsplit
 import httpx
 import stripe
 
-__all__ = ["CONNECT_SECONDS_MAX", "READ_SECONDS_MAX", "HttpClient", "Transport", "new_pool", "transport_over"]
+__all__ = [
+    "CONNECT_SECONDS_MAX",
+    "METER_EVENT_CONNECT_SECONDS_MAX",
+    "METER_EVENT_READ_SECONDS_MAX",
+    "READ_SECONDS_MAX",
+    "HttpClient",
+    "Transport",
+    "new_pool",
+    "transport_over",
+]
 
 CONNECT_SECONDS_MAX: Final = 5
 READ_SECONDS_MAX: Final = 20
+# Together below the margin that a lease leaves for a send. A meter event is one small write, so that what comes after
+# its answer has begun changes nothing at Stripe any more.
+METER_EVENT_CONNECT_SECONDS_MAX: Final = 3
+METER_EVENT_READ_SECONDS_MAX: Final = 8
+_METER_EVENTS: Final = ("/v1/billing/meter_events", "/v2/billing/meter_event_stream")
+_METER_EVENT_TIMEOUT: Final = httpx.Timeout(METER_EVENT_CONNECT_SECONDS_MAX, read=METER_EVENT_READ_SECONDS_MAX, pool=1)
 
 Transport = Callable[[str, str, Mapping[str, str], bytes], tuple[bytes, int, Mapping[str, str]]]
 
@@ -60,8 +75,10 @@ def transport_over(pool: httpx.Client) -> Transport:
     """Requests over the pool. No answer is an APIConnectionError: nobody knows what became of it."""
 
     def send(method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[bytes, int, Mapping[str, str]]:
+        usual = urlsplit(url).path not in _METER_EVENTS
+        timeout = httpx.USE_CLIENT_DEFAULT if usual else _METER_EVENT_TIMEOUT
         try:
-            answer = pool.request(method, url, headers=headers, content=body)
+            answer = pool.request(method, url, headers=headers, content=body, timeout=timeout)
         except httpx.HTTPError as error:
             words = f"{urlsplit(url).netloc} did not answer ({type(error).__name__}: {error})"
             raise stripe.APIConnectionError(words, should_retry=True) from error  # type: ignore[no-untyped-call]

@@ -14,6 +14,8 @@ RETRY_AFTER_SECONDS_MAX: Final = 3_600
 _DUPLICATE_TEXT: Final = "already exists with identifier"
 _DUPLICATE_CODE: Final = "duplicate_meter_event"
 _MAY_PASS: Final = ("no active meter", "in the future")
+_ONLY_THIS: Final = "resource-specific"  # Stripe's word for a limit on one customer and meter
+_LOCKED: Final = "lock_timeout"
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -26,13 +28,15 @@ def outcome_of(error: stripe.StripeError) -> Outcome:
     status = error.http_status
     message = _message(error)
     if isinstance(error.__cause__, _NOT_SENT):
-        return Outcome(OutcomeKind.THROTTLED, message)
+        return Outcome(OutcomeKind.THROTTLED, message, everyone=True)
     if status is None:
         return Outcome(OutcomeKind.UNKNOWN, message)
     if status in (401, 403):
         return Outcome(OutcomeKind.FORBIDDEN, message)
     if status in (409, 429):
-        return Outcome(OutcomeKind.THROTTLED, message, retry_after_seconds=_retry_after(error))
+        locked = _code(error) == _LOCKED or _header(error, "stripe-rate-limited-reason") == _ONLY_THIS
+        everyone = status == 429 and not locked
+        return Outcome(OutcomeKind.THROTTLED, message, retry_after_seconds=_retry_after(error), everyone=everyone)
     if status >= 500:
         return Outcome(OutcomeKind.UNKNOWN, message, stored_failure=True)
     if error.error is None:  # not Stripe's words: a proxy's page, or an answer cut short
@@ -66,7 +70,11 @@ def _code(error: stripe.StripeError) -> str | None:
     return getattr(error.error, "code", None)
 
 
+def _header(error: stripe.StripeError, name: str) -> str:
+    headers: dict[str, Any] = {given.lower(): value for given, value in (error.headers or {}).items()}
+    return str(headers.get(name, ""))
+
+
 def _retry_after(error: stripe.StripeError) -> int:
-    headers: dict[str, Any] = {name.lower(): value for name, value in (error.headers or {}).items()}
-    value = str(headers.get("retry-after", ""))
+    value = _header(error, "retry-after")
     return min(int(value), RETRY_AFTER_SECONDS_MAX) if value.isascii() and value.isdecimal() and len(value) < 12 else 0

@@ -44,6 +44,7 @@ class StripeProvider(CatalogCalls, BuyerCalls, UsageCalls, InvoicingCalls):
         api_base: str | None = None,
         transport: Transport | None = None,
     ) -> None:
+        super().__init__()
         if not all(secret.reveal().strip() for secret in webhook_secrets):
             raise ConfigError("A webhook secret is empty: anybody could sign with it.")
         self._pool = new_pool(direct=api_base is not None) if transport is None else None

@@ -74,9 +74,16 @@ class SendingTables:
 
     @rerun
     def take_meter_events(
-        self, holder: str, *, now: int, lease_seconds: int, limit: int, stream_limit: int = 0
+        self,
+        holder: str,
+        *,
+        now: int,
+        lease_seconds: int,
+        limit: int,
+        stream_limit: int = 0,
+        fresh_by_stream: bool = False,
     ) -> list[MeterEvent]:
-        most = max(limit, stream_limit, STREAM_EVENTS_MIN)
+        most = max(limit, stream_limit if fresh_by_stream else 0, STREAM_EVENTS_MIN)
         with self._database.read() as connection:
             due = _due_events(connection, now, most)
         if not due:
@@ -85,7 +92,8 @@ class SendingTables:
         with self._database.write() as connection:
             one_at_a_time(connection, _TAKING)
             alone = _alone(due, _unproven(connection), now, most)
-            taken = [_in_sending(event, end, lease_seconds) for event, end in _ways(alone, limit, stream_limit)]
+            chosen = _ways(alone, limit, stream_limit, fresh_by_stream=fresh_by_stream)
+            taken = [_in_sending(event, end, lease_seconds) for event, end in chosen]
             return _leased(connection, taken, holder, now + lease_seconds)
 
     @rerun
@@ -151,10 +159,10 @@ def _alone(due: _Due, unproven: Sequence[Any], now: int, limit: int) -> _Due:
     return found
 
 
-def _ways(due: _Due, limit: int, stream_limit: int) -> _Due:
+def _ways(due: _Due, limit: int, stream_limit: int, *, fresh_by_stream: bool) -> _Due:
     """Those that are taken, each with its way. What has no way yet goes by the stream when there is much of it."""
     fresh = sum(event.transport is Transport.UNCHOSEN for event, _ in due)
-    way = Transport.STREAM if stream_limit and fresh >= STREAM_EVENTS_MIN else Transport.EVENT
+    way = Transport.STREAM if fresh_by_stream and fresh >= STREAM_EVENTS_MIN else Transport.EVENT
     room = {Transport.EVENT: limit, Transport.STREAM: stream_limit}
     chosen: _Due = []
     for event, lease_end in due:

@@ -18,6 +18,7 @@ from farebox.store.feed import FeedTables
 from farebox.store.inbox import InboxTables
 from farebox.store.late import LateTables
 from farebox.store.leases import LeaseTables
+from farebox.store.parked import ParkedTables
 from farebox.store.periods import PeriodTables
 from farebox.store.presence import PresenceTables
 from farebox.store.reconciling import ReconcilingTables
@@ -38,6 +39,7 @@ class SqlStore(
     InboxTables,
     SendingTables,
     ReportTables,
+    ParkedTables,
     PeriodTables,
     PresenceTables,
     CorrectionTables,

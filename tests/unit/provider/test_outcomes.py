@@ -171,15 +171,21 @@ ANSWERS: list[tuple[str, Any, Outcome, type[ProviderError]]] = [
         ProviderThrottled,
     ),
     (
+        "429 for one customer and meter",
+        (429, {"Stripe-Rate-Limited-Reason": "resource-specific"}, error("Slow down")),
+        Outcome(OutcomeKind.THROTTLED, "Slow down"),
+        ProviderThrottled,
+    ),
+    (
         "429 with an absurd time to wait",
         (429, {"retry-after": "99999999"}, error("Slow down")),
-        Outcome(OutcomeKind.THROTTLED, "Slow down", retry_after_seconds=RETRY_AFTER_SECONDS_MAX),
+        Outcome(OutcomeKind.THROTTLED, "Slow down", retry_after_seconds=RETRY_AFTER_SECONDS_MAX, everyone=True),
         ProviderThrottled,
     ),
     (
         "429 with a date to wait for",
         (429, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, error("Slow down")),
-        Outcome(OutcomeKind.THROTTLED, "Slow down"),
+        Outcome(OutcomeKind.THROTTLED, "Slow down", everyone=True),
         ProviderThrottled,
     ),
     (
