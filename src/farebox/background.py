@@ -87,7 +87,7 @@ class Background:
         bills_late = settings.bills_late_usage
         self.late = LateBiller(store, provider, clock, settings.catalog, bills=bills_late)
         self.reconciler = Reconciler(store, provider, clock, settings.catalog, bills_late=bills_late)
-        self.worker = InboxWorker(store, provider, clock, entropy, self.late)
+        self.worker = InboxWorker(store, provider, clock, entropy, self.late, self.reporter.halt)
         self._bound = False
         self._stopping = threading.Event()
         self._seal_hard = False

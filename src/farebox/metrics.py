@@ -66,6 +66,11 @@ class _Figures(Collector):
         yield GaugeMetricFamily(
             "farebox_reconciled_at_seconds", "When this process last compared", self._reconciler.last_run_at
         )
+        counts = reporter.counts
+        yield CounterMetricFamily("farebox_delivered_events", "Meter events delivered", counts.delivered_events)
+        yield CounterMetricFamily("farebox_delivered_units", "Units delivered", counts.delivered_quantity)
+        slowed = reporter.pace.slowdowns + reporter.stream_pace.slowdowns
+        yield CounterMetricFamily("farebox_report_slowdowns", "Times that reporting was slowed down", slowed)
         yield from self._spool()
         try:
             yield from self._ledger()
@@ -82,17 +87,19 @@ class _Figures(Collector):
         yield GaugeMetricFamily("farebox_spool_damaged", "Spool files that cannot be read whole", waiting.damaged)
 
     def _ledger(self) -> Iterator[Metric]:
-        summary = self._store.report_summary()
+        backlog = self._store.report_backlog()
         events = GaugeMetricFamily("farebox_meter_events", "Meter events by state", labels=["state"])
         units = GaugeMetricFamily("farebox_meter_event_units", "Units in meter events by state", labels=["state"])
-        for state in summary.counts:
-            events.add_metric([state.value], summary.counts[state])
-            units.add_metric([state.value], summary.quantities[state])
+        for state in backlog.counts:
+            events.add_metric([state.value], backlog.counts[state])
+            units.add_metric([state.value], backlog.quantities[state])
         yield events
         yield units
-        yield GaugeMetricFamily("farebox_unsealed_units", "Units not in a meter event yet", summary.unsealed_quantity)
-        oldest = summary.oldest_open_at
-        age = self._clock.now_at() - oldest if oldest is not None else 0
-        yield GaugeMetricFamily("farebox_oldest_unreported_seconds", "Age of the oldest open meter event", age)
+        yield GaugeMetricFamily("farebox_unsealed_units", "Units not in a meter event yet", backlog.unsealed_quantity)
+        for name, oldest, what in (
+            ("farebox_oldest_unreported_seconds", backlog.oldest_open_at, "Age of the oldest open meter event"),
+            ("farebox_oldest_parked_seconds", backlog.oldest_parked_at, "Age of the oldest parked meter event"),
+        ):
+            yield GaugeMetricFamily(name, what, self._clock.now_at() - oldest if oldest is not None else 0)
         yield GaugeMetricFamily("farebox_inbox_waiting", "Webhook events not worked off", self._store.inbox_waiting())
         yield GaugeMetricFamily("farebox_differences", "Meters and periods that differ", self._store.difference_count())

@@ -52,7 +52,7 @@ def test_without_a_command(stack: Stack) -> None:
 def test_a_second_push_changes_nothing(stack: Stack) -> None:
     """`push` says what is there; a dry run with another price says what it would do and does nothing."""
     kinds = [(c["kind"], c["object"]) for c in said(stack.farebox("push", "--webhook", "--json"))["changes"]]
-    objects = ("meter", "product", "price", "portal", "webhook endpoint")
+    objects = ("meter", "product", "price", "portal", "webhook endpoint", "event destination")
     assert kinds == [("unchanged", name) for name in objects]
     config = (stack.folder / "farebox.toml").read_text()
     (stack.folder / "dearer.toml").write_text(config.replace('"1.00"', '"2.00"'))

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from farebox.domain.catalog import Catalog, Meter, Plan, Price, format_minor
-from farebox.domain.inbox import HANDLED_EVENT_TYPES
+from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
 from farebox.errors import ConfigError
 from farebox.ports import Endpoint, Provider, StoredMeter, StoredPrice
 
-__all__ = ["Change", "apply_push", "plan_push", "push_portal", "push_webhook"]
+__all__ = ["Change", "apply_push", "plan_push", "push_error_destination", "push_portal", "push_webhook"]
 
 
 @dataclass(slots=True)
@@ -78,6 +78,16 @@ def push_webhook(provider: Provider, url: str) -> tuple[Change, Endpoint]:
             return Change("unchanged", "webhook endpoint", url, endpoint.id), endpoint
     endpoint = provider.create_endpoint(url)
     return Change("create", "webhook endpoint", url, endpoint.id), endpoint
+
+
+def push_error_destination(provider: Provider, url: str) -> tuple[Change, Endpoint]:
+    """See to it that Stripe tells this URL of usage that it refuses late. Its secret is another one."""
+    kind = "event destination"
+    for found in provider.error_destinations():
+        if found.url == url and found.active and set(METER_ERROR_TYPES) <= set(found.enabled_events):
+            return Change("unchanged", kind, url, found.id), found
+    made = provider.create_error_destination(url)
+    return Change("create", kind, url, made.id), made
 
 
 def _meter_change(meter: Meter, found: StoredMeter | None, provider: Provider, made: _Made) -> Change:

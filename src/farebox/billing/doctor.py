@@ -158,12 +158,15 @@ def _peppers(store: Store, clock: Clock, peppers: tuple[Pepper, ...]) -> Iterato
 
 
 def _reports(store: Store, clock: Clock) -> Iterator[Finding]:
-    summary = store.report_summary()
+    summary = store.report_backlog()
     parked = summary.counts[ReportState.REJECTED] + summary.counts[ReportState.DOUBTFUL]
     if parked:
         detail = f"{parked} meter events are parked"
         yield Finding(
-            "reports", "fail", detail, "`farebox usage --events --state rejected` (or doubtful) lists them, and why."
+            "reports",
+            "fail",
+            detail,
+            "`farebox usage --events --state rejected` (or doubtful) lists them; `farebox usage retry` tries again.",
         )
     age = clock.now_at() - summary.oldest_open_at if summary.oldest_open_at is not None else 0
     if age > OPEN_EVENT_SECONDS_MAX:

@@ -3,14 +3,16 @@
 The payload is a hint. Nothing in it is ever applied, so neither a copy nor another order can change anything.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from farebox.billing.late import LateBiller
+from farebox.billing.late_refusals import refuse_late
 from farebox.domain.accounts import Account, Subscription
-from farebox.domain.inbox import HANDLED_EVENT_TYPES, InboxWork
+from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES, InboxWork
 from farebox.errors import FareboxError, ProviderError, ProviderRejected
 from farebox.ports import Clock, Entropy, Provider, Store
 
@@ -54,21 +56,31 @@ def receive(provider: Provider, store: Store, clock: Clock, body: bytes, signatu
     if event.livemode != live or event.connected_account is not None:
         _log.warning("event_of_others", id=event.id, type=event.type, livemode=event.livemode)
         return Receipt(stored=False, type=event.type)
-    if event.type not in HANDLED_EVENT_TYPES:
+    if event.type not in HANDLED_EVENT_TYPES + METER_ERROR_TYPES:
         return Receipt(stored=False, type=event.type)
     stored = store.add_event(event, at=clock.now_at())
     return Receipt(stored=stored, type=event.type, period_ended=stored and event.type == _PERIOD_ENDED)
 
 
 class InboxWorker:
-    """Works off the inbox, one customer at a step, under a lease and a fence."""
+    """Works off the inbox, one customer at a step, under a lease and a fence.
+
+    `halt` is told of a meter event that shows this ledger to be a copy.
+    """
 
     def __init__(
-        self, store: Store, provider: Provider, clock: Clock, entropy: Entropy, late: LateBiller | None = None
+        self,
+        store: Store,
+        provider: Provider,
+        clock: Clock,
+        entropy: Entropy,
+        late: LateBiller | None = None,
+        halt: Callable[[str], None] = lambda identifier: None,
     ) -> None:
         self._store = store
         self._provider = provider
         self._clock = clock
+        self._halt = halt
         self._holder = entropy.token()
         self._late = late
 
@@ -93,6 +105,10 @@ class InboxWorker:
         for event in work.events:
             if event.type.startswith("checkout.session."):
                 refresh_checkout(self._store, self._provider, event.object_id)
+            elif event.type in METER_ERROR_TYPES:
+                suspect = refuse_late(self._store, self._provider, self._clock, event.id)
+                if suspect is not None:
+                    self._halt(suspect)
         account = self._store.account_of_customer(work.customer_id) if work.customer_id is not None else None
         if account is None:
             return self._store.finish_inbox(work, at=self._clock.now_at())

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from farebox.app import open_provider
-from farebox.billing.catalog import Change, apply_push, plan_push, push_portal, push_webhook
+from farebox.billing.catalog import Change, apply_push, plan_push, push_error_destination, push_portal, push_webhook
 from farebox.cli.context import ConfigOption, JsonOption
 from farebox.config import load_settings
 from farebox.errors import ConfigError
@@ -31,7 +31,7 @@ def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path
 
 def push(
     config: ConfigOption = None,
-    webhook: Annotated[bool, typer.Option("--webhook", help="Also create the webhook endpoint.")] = False,
+    webhook: Annotated[bool, typer.Option("--webhook", help="Also create the webhook endpoints.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,14 +61,17 @@ def push(
     tell(push_portal(provider, dry_run=dry_run))
     secret = None
     if webhook and not dry_run:
-        change, endpoint = push_webhook(provider, settings.webhook_url)
-        tell(change)
-        secret = endpoint.secret
+        made: list[str] = []
+        for see_to in (push_webhook, push_error_destination):
+            change, endpoint = see_to(provider, settings.webhook_url)
+            tell(change)
+            made += [endpoint.secret] if endpoint.secret else []
+        secret = ",".join(made)
     if as_json:
         rows = [{"kind": c.kind, "object": c.object, "name": c.name, "detail": c.detail} for c in done]
         print_json({"changes": rows, **({"webhook_secret": secret} if secret else {})})
     elif secret:
-        OUT.print("\nPut the endpoint's secret into the environment; Stripe shows it this once:")
+        OUT.print("\nPut what Stripe signs with into the environment, beside any secret there; it is shown this once:")
         OUT.print(f"STRIPE_WEBHOOK_SECRET={secret}", markup=False, highlight=False, soft_wrap=True)
     elif webhook:
         OUT.print("The endpoint was there already; its secret is in Stripe's dashboard.", style="dim")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["HANDLED_EVENT_TYPES", "InboxEvent", "InboxWork"]
+__all__ = ["HANDLED_EVENT_TYPES", "METER_ERROR_TYPES", "InboxEvent", "InboxWork"]
 
 HANDLED_EVENT_TYPES: Final = (
     "checkout.session.completed",
@@ -26,6 +26,9 @@ HANDLED_EVENT_TYPES: Final = (
     "invoice.voided",
     "invoice.marked_uncollectible",
 )
+
+# Thin events, which tell of meter events that Stripe took and refused later. They need an event destination.
+METER_ERROR_TYPES: Final = ("v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ __all__ = [
     "SEAL_INTERVAL_SECONDS",
     "STREAM_EVENTS_MAX",
     "STREAM_EVENTS_MIN",
+    "ErrorReport",
     "MeterEvent",
     "Outcome",
     "OutcomeKind",
@@ -140,6 +141,14 @@ class ReportedError:
     code: str
     message: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """Stripe's report of meter events that it refused late: some of them as samples, of `count` in all."""
+
+    errors: tuple[ReportedError, ...]
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

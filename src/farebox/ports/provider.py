@@ -10,7 +10,7 @@ from farebox.domain.catalog import Meter, Plan, Price
 from farebox.domain.corrections import LateItem
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.invoices import BilledInvoice
-from farebox.domain.reports import MeterEvent, Outcome
+from farebox.domain.reports import ErrorReport, MeterEvent, Outcome
 
 __all__ = [
     "CheckoutSession",
@@ -127,6 +127,14 @@ class Provider(Protocol):
 
     def endpoints(self) -> list[Endpoint]: ...
     def create_endpoint(self, url: str) -> Endpoint: ...
+    def error_destinations(self) -> list[Endpoint]:
+        """Where thin events go. Their endpoints have no API version."""
+        ...
+
+    def create_error_destination(self, url: str) -> Endpoint:
+        """Have Stripe tell there of meter events that it refuses late (METER_ERROR_TYPES)."""
+        ...
+
     def portal(self) -> PortalState | None: ...
     def ensure_portal(self) -> PortalState:
         """Have a portal configuration that cancels at the period's end only and switches no prices (L12)."""
@@ -194,6 +202,10 @@ class Provider(Protocol):
 
     def invoice_late_items(self, customer_id: str, *, currency: str, key: str) -> str:
         """A final invoice of what waits for the customer. The same `key` makes one. Its id."""
+        ...
+
+    def error_report(self, event_id: str) -> ErrorReport:
+        """Fetch what a thin event of METER_ERROR_TYPES tells of."""
         ...
 
     # webhooks

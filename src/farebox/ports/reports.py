@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from farebox.domain.audit import AuditEntry
 from farebox.domain.reports import MeterEvent, ReportedError, ReportState, Settlement, Unsealed
 
 __all__ = ["ReportBacklog", "ReportStore", "ReportSummary"]
@@ -82,15 +83,17 @@ class ReportStore(Protocol):
         """Delivered events of the name that were made after a time, the oldest first."""
         ...
 
-    def retry_meter_events(self, identifiers: Sequence[str], *, suffix: str, now: int) -> list[MeterEvent]:
+    def retry_meter_events(
+        self, identifiers: Sequence[str], *, suffix: str, now: int, audit: AuditEntry | None = None
+    ) -> list[MeterEvent]:
         """Take those that are parked up again, under their own identifiers and keys that end in `suffix`; those whose
         identifier Stripe may still know, when it has forgotten it. Returns them as they were."""
         ...
 
-    def refuse_reported(self, error: ReportedError, *, now: int) -> tuple[list[str], list[str]]:
+    def refuse_reported(self, error: ReportedError, *, others: bool, now: int) -> tuple[list[str], list[str]]:
         """Park as rejected what Stripe took and refused later. When all that is known is a request that many shared,
-        they are to be sent again, each alone and as unknown since then. The identifiers of both; none for a name that
-        stands for nothing delivered."""
+        or when `others` were refused that nobody names, those are to be sent again, each alone and as unknown since
+        then. The identifiers of both; none for a name that stands for nothing delivered."""
         ...
 
     def find_reported(self, name: str) -> list[MeterEvent]:

@@ -6,7 +6,7 @@ from typing import Any
 import stripe
 
 from farebox.domain.catalog import Meter, Plan, Price
-from farebox.domain.inbox import HANDLED_EVENT_TYPES
+from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
 from farebox.ports import Endpoint, PortalState, StoredMeter, StoredPrice
 from farebox.provider import translate
 from farebox.provider.calls import StripeCalls, all_of, asking
@@ -95,6 +95,24 @@ class CatalogCalls(StripeCalls):
         }
         with asking("create_endpoint"):
             return translate.endpoint_of(self._api.webhook_endpoints.create(params=params).to_dict())
+
+    def error_destinations(self) -> list[Endpoint]:
+        params: Any = {"include": ["webhook_endpoint.url"]}
+        with asking("error_destinations"):
+            found = list(all_of(self._client.v2.core.event_destinations.list(params)))
+        return [translate.destination_of(d) for d in found if d["event_payload"] == "thin"]
+
+    def create_error_destination(self, url: str) -> Endpoint:
+        params: Any = {
+            "name": "Farebox: late refusals of usage",
+            "type": "webhook_endpoint",
+            "event_payload": "thin",
+            "enabled_events": list(METER_ERROR_TYPES),
+            "webhook_endpoint": {"url": url},
+            "include": ["webhook_endpoint.signing_secret", "webhook_endpoint.url"],
+        }
+        with asking("create_error_destination"):
+            return translate.destination_of(self._client.v2.core.event_destinations.create(params).to_dict())
 
     def portal(self) -> PortalState | None:
         with asking("portal"):

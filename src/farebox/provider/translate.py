@@ -1,10 +1,12 @@
 """Stripe's objects as our values. Reads plain dicts, so that a missing field is a KeyError here and nowhere else."""
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
 from farebox.domain.accounts import Subscription, SubscriptionItem
 from farebox.domain.inbox import InboxEvent
+from farebox.domain.reports import ErrorReport, ReportedError
 from farebox.domain.usage import Period
 from farebox.ports import CheckoutSession, Endpoint, Invoice, PortalState, StoredMeter, StoredPrice
 
@@ -14,7 +16,9 @@ __all__ = [
     "PLAN",
     "PORTAL",
     "checkout_of",
+    "destination_of",
     "endpoint_of",
+    "error_report_of",
     "event_of",
     "invoice_of",
     "meter_of",
@@ -143,6 +147,8 @@ def portal_of(found: dict[str, Any]) -> PortalState:
 
 def event_of(found: dict[str, Any]) -> InboxEvent:
     """A hint from a verified payload: which object, whose. KeyError, TypeError or ValueError when it is no event."""
+    if found.get("object") == "v2.core.event":
+        return _thin_event_of(found)
     thing = found["data"]["object"]
     object_id = _text(thing["id"]) if thing.get("id") else ""
     created_at = int(found["created"])
@@ -157,6 +163,45 @@ def event_of(found: dict[str, Any]) -> InboxEvent:
         created_at=created_at,
         livemode=bool(found["livemode"]),
         connected_account=found.get("account"),
+    )
+
+
+def _thin_event_of(found: dict[str, Any]) -> InboxEvent:
+    """An event that says no more than what happened to which object."""
+    return InboxEvent(
+        id=str(found["id"])[:128],
+        type=str(found["type"])[:128],
+        object_id=str((found.get("related_object") or {}).get("id") or "")[:128],
+        customer_id=None,
+        created_at=int(datetime.fromisoformat(found["created"]).timestamp()),
+        livemode=bool(found["livemode"]),
+        connected_account=found.get("context"),
+    )
+
+
+def error_report_of(found: dict[str, Any]) -> ErrorReport:
+    """What is wrong with meter events that were taken, from a thin event that was fetched with its data."""
+    reason = found["data"]["reason"]
+    errors = tuple(
+        ReportedError(
+            code=kind["code"], message=str(sample["error_message"])[:500], name=str(sample["request"]["identifier"])
+        )
+        for kind in reason["error_types"]
+        for sample in kind["sample_errors"]
+    )
+    return ErrorReport(errors, int(reason["error_count"]))
+
+
+def destination_of(found: dict[str, Any]) -> Endpoint:
+    """An event destination, with its secret only in the answer that created it."""
+    address = found.get("webhook_endpoint") or {}
+    return Endpoint(
+        id=found["id"],
+        url=address.get("url") or "",
+        enabled_events=tuple(found["enabled_events"]),
+        active=found["status"] == "enabled",
+        api_version="",
+        secret=address.get("signing_secret"),
     )
 
 

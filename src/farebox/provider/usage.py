@@ -9,7 +9,8 @@ from typing import Any
 
 import stripe
 
-from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind
+from farebox.domain.reports import ErrorReport, MeterEvent, Outcome, OutcomeKind
+from farebox.provider import translate
 from farebox.provider.calls import StripeCalls, all_of, asking
 from farebox.provider.outcomes import outcome_of
 
@@ -74,6 +75,10 @@ class UsageCalls(StripeCalls):
         with asking("summary"):
             listed = self._api.billing.meters.event_summaries.list(meter_id, params=params)
             return sum(int(entry["aggregated_value"]) for entry in all_of(listed))
+
+    def error_report(self, event_id: str) -> ErrorReport:
+        with asking("error_report"):
+            return translate.error_report_of(self._client.v2.core.events.retrieve(event_id).to_dict())
 
 
 def _streamed(event: MeterEvent) -> dict[str, Any]:

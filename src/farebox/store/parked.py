@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from farebox.domain.audit import AuditEntry
 from farebox.domain.reports import (
     CELL_SECONDS,
     IDENTIFIER_KEPT_SECONDS,
@@ -18,6 +19,7 @@ from farebox.domain.reports import (
 )
 from farebox.ports import ReportBacklog
 from farebox.store import tables as t
+from farebox.store.audit import write_audit
 from farebox.store.engine import Database, rerun
 from farebox.store.reports import IS_OF_USAGE
 from farebox.store.sending import EVENT_COLUMNS, event_of
@@ -64,7 +66,9 @@ class ParkedTables:
             return [event_of(row) for row in connection.execute(query)]
 
     @rerun
-    def retry_meter_events(self, identifiers: Sequence[str], *, suffix: str, now: int) -> list[MeterEvent]:
+    def retry_meter_events(
+        self, identifiers: Sequence[str], *, suffix: str, now: int, audit: AuditEntry | None = None
+    ) -> list[MeterEvent]:
         m = t.meter_events.c
         moved: list[MeterEvent] = []
         with self._database.write() as connection:
@@ -88,37 +92,31 @@ class ParkedTables:
                         idempotency_key=f"{event.identifier}_{suffix}",
                     )
                 )
+            if moved and audit is not None:
+                write_audit(connection, audit.with_detail(count=len(moved), first=moved[0].identifier))
         return moved
 
     @rerun
-    def refuse_reported(self, error: ReportedError, *, now: int) -> tuple[list[str], list[str]]:
-        m = t.meter_events.c
+    def refuse_reported(self, error: ReportedError, *, others: bool, now: int) -> tuple[list[str], list[str]]:
         with self._database.write() as connection:
             sent = [e for e in _named(connection, error.name) if e.state is ReportState.DELIVERED]
             meant = sent if len(sent) == 1 else [e for e in sent if e.customer_id in error.message]
+            again = [e for e in sent if e not in meant] if others or not meant else []
             for event in meant:
-                connection.execute(
-                    sa.update(t.meter_events)
-                    .where(m.identifier == event.identifier, m.state == "delivered")
-                    .values(state="rejected", reason=f"{REFUSED_LATE}{error.message}"[:1000], settled_at=now)
-                )
-            if meant:
-                return [event.identifier for event in meant], []
-            for event in sent:
+                reason = f"{REFUSED_LATE}{error.message}"
+                _undeliver(connection, event, {"state": "rejected", "reason": reason, "settled_at": now})
+            for event in again:
                 unknown_at = event.first_unknown_at if event.first_unknown_at is not None else event.settled_at
-                connection.execute(
-                    sa.update(t.meter_events)
-                    .where(m.identifier == event.identifier, m.state == "delivered")
-                    .values(
-                        state="pending",
-                        reason=f"sent again alone, because of its request's others one was refused: {error.message}",
-                        settled_at=None,
-                        first_unknown_at=unknown_at,
-                        next_attempt_at=now,
-                        idempotency_key=f"{event.identifier}_alone",
-                    )
-                )
-            return [], [event.identifier for event in sent]
+                values = {
+                    "state": "pending",
+                    "reason": f"sent again alone, because one of its request was refused: {error.message}",
+                    "settled_at": None,
+                    "first_unknown_at": unknown_at,
+                    "next_attempt_at": now,
+                    "idempotency_key": f"{event.identifier}_alone",
+                }
+                _undeliver(connection, event, values)
+        return [event.identifier for event in meant], [event.identifier for event in again]
 
     def find_reported(self, name: str) -> list[MeterEvent]:
         with self._database.read() as connection:
@@ -154,6 +152,12 @@ class ParkedTables:
             oldest_open_at=min((row[3] for state, row in found.items() if state not in _PARKED), default=None),
             oldest_parked_at=min((row[3] for state, row in found.items() if state in _PARKED), default=None),
         )
+
+
+def _undeliver(connection: Connection, event: MeterEvent, values: dict[str, str | int | None]) -> None:
+    m = t.meter_events.c
+    delivered = (m.identifier == event.identifier) & (m.state == "delivered")
+    connection.execute(sa.update(t.meter_events).where(delivered).values(values))
 
 
 def _named(connection: Connection, name: str) -> list[MeterEvent]:

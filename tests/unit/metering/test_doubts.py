@@ -124,7 +124,7 @@ def test_reads_are_budgeted(town: Town, monkeypatch: pytest.MonkeyPatch) -> None
 def test_stripe_is_gone_for_a_week(seed: int) -> None:
     """Seven days in which half of the calls are silently committed and no answer comes: nothing double, nothing lost,
     at most something visibly doubtful (F08, I4, I5)."""
-    town, chance, buyers = Town(), random.Random(seed), 8  # noqa: S311
+    town, chance, buyers = Town(), random.Random(seed), 8
     for n in range(1, buyers + 1):
         town.add_buyer(n)
 
