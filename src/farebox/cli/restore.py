@@ -11,13 +11,14 @@ from farebox.app import open_provider
 from farebox.billing.restoring import Restoration, Restorer
 from farebox.cli.context import audited, ledger
 from farebox.errors import StoreBusy
-from farebox.roles import REPORTING
+from farebox.ports import Clock
+from farebox.roles import REPORTING, ROLE_LEASE_SECONDS
 from farebox.store.sql import SqlStore
 from farebox.terminal import ERR, OUT, print_json, print_rows
 
-__all__ = ["PRESENCE_SECONDS", "RESTORE_LEASE_SECONDS", "settle_restored"]
+__all__ = ["RESTORE_LEASE_SECONDS", "WATCH_SECONDS", "settle_restored"]
 
-PRESENCE_SECONDS: Final = 60
+WATCH_SECONDS: Final = 3
 RESTORE_LEASE_SECONDS: Final = 3_600
 _HOLDER: Final = "restore"
 
@@ -42,7 +43,7 @@ def settle_restored(
             if dry_run:
                 found = restorer.rehearse(since=since, progress=advance)
             else:
-                _take_reporting(store, clock.now_at())
+                _take_reporting(store, clock)
                 try:
                     audit = audited(clock, entropy, "restore", "ledger", actor)
                     found = restorer.run(audit=audit, since=since, settle=settle, progress=advance)
@@ -51,12 +52,21 @@ def settle_restored(
     _print(found, dry_run=dry_run, as_json=as_json)
 
 
-def _take_reporting(store: SqlStore, now: int) -> None:
-    """The role of who reports, so that a process which starts meanwhile seals and sends nothing."""
-    if any(process.seen_at >= now - PRESENCE_SECONDS for process in store.processes()):
-        raise StoreBusy("A process serves this ledger. Stop all of them, and run this again a minute later.")
-    if store.take_lease(REPORTING, _HOLDER, now=now, seconds=RESTORE_LEASE_SECONDS) is None:
-        raise StoreBusy("A process reports this ledger's usage. Stop it, and run this again a minute later.")
+def _take_reporting(store: SqlStore, clock: Clock) -> None:
+    """The role of who reports, so that a process which starts meanwhile seals and sends nothing.
+
+    A backup holds the rows of the processes that served when it was made: only those that still beat are there.
+    """
+    before = {process.id: process.beats for process in store.processes()}
+    if before:
+        threading.Event().wait(WATCH_SECONDS)
+    if any(process.beats != before.get(process.id) for process in store.processes()):
+        raise StoreBusy("A process serves this ledger. Stop all of them, and run this again.")
+    for pause_seconds in (ROLE_LEASE_SECONDS + 1, 0):  # the role of a process that is gone runs out by itself
+        if store.take_lease(REPORTING, _HOLDER, now=clock.now_at(), seconds=RESTORE_LEASE_SECONDS) is not None:
+            return
+        threading.Event().wait(pause_seconds)
+    raise StoreBusy("A process reports this ledger's usage. Stop it, and run this again.")
 
 
 def _print(found: Restoration, *, dry_run: bool, as_json: bool) -> None:

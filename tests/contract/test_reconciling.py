@@ -1,0 +1,236 @@
+"""What a Store promises the reconciler: conservation whatever has happened, on each kind of database."""
+
+from dataclasses import replace
+from typing import Final
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.contract.test_store import (
+    AT,
+    DAY,
+    HOUR,
+    ITEM,
+    SUBSCRIPTION,
+    adjusted,
+    adjustment,
+    buyer,
+    of,
+    plan,
+    store,
+    url,
+    used,
+)
+from tests.settling import settle
+
+from farebox.domain.audit import AuditEntry
+from farebox.domain.balance import Balance
+from farebox.domain.corrections import LateItem
+from farebox.domain.invoices import MeterBill, PeriodBill
+from farebox.domain.periods import BillingPeriod
+from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState, Unsealed, freeze
+from farebox.domain.restoring import Share, Span
+from farebox.domain.usage import Batch, Increment
+from farebox.errors import AdjustmentRefused
+from farebox.ports import Store
+from farebox.store.sql import MEMORY_URL
+from farebox.system import SystemEntropy
+
+__all__ = ["store", "url"]
+
+END: Final = ITEM.period.end
+MADE: Final = SystemEntropy()
+
+
+def subscribed(store: Store) -> BillingPeriod:
+    """An account in its first billing period."""
+    account = buyer(store)
+    store.put_subscriptions(account.id, (SUBSCRIPTION,), fence=store.take_fence(account.id), at=AT)
+    (period,) = store.periods(account.id)
+    return period
+
+
+def late_plan(bucket: Unsealed, quantity: int) -> MeterEvent:
+    return freeze("ledger", bucket, "farebox_calls", AT, quantity)
+
+
+def record(store: Store, *increments: Increment) -> None:
+    store.commit_batch(Batch(MADE.token(), 1, MADE.token(), increments))
+
+
+def answer(store: Store, kind: OutcomeKind, state: ReportState, *, now: int) -> int:
+    """Let every event that is due end in this state. How many units those were."""
+    units = 0
+    while events := store.take_meter_events("me", now=now, lease_seconds=60, limit=9):
+        for event in events:
+            settle(store, "me", event, Outcome(kind, "said so"), state=state, now=now)
+            units += event.value
+    return units
+
+
+def balance(store: Store, period: BillingPeriod, now: int = AT + HOUR) -> Balance:
+    return store.balances(period, now=now).get("calls", Balance())
+
+
+def conserved(found: Balance) -> bool:
+    """I3: what was used and corrected is in meter events, whatever their state, or in none yet."""
+    events = found.pending + found.delivered + found.rejected + found.doubtful + found.withdrawn
+    return found.ledger == events + found.unsealed
+
+
+def closed(quantity: int, finalized_at: int = END + HOUR) -> PeriodBill:
+    return PeriodBill("in_1", finalized_at, {"calls": MeterBill(quantity, 0, 0)})
+
+
+def test_a_balance_names_every_unit(store: Store) -> None:
+    """I3: delivered, refused, corrected, on its way and unsealed units are told apart, and none is missing."""
+    period = subscribed(store)
+    record(store, used(7))
+    store.seal(plan, now=AT, hard=True)
+    answer(store, OutcomeKind.DELIVERED, ReportState.DELIVERED, now=AT + 60)
+    record(store, used(2, bucket_start=AT + HOUR, used_at=AT + HOUR + 5))
+    store.seal(plan, now=AT, hard=True)
+    answer(store, OutcomeKind.REJECTED, ReportState.REJECTED, now=AT + 60)
+    adjusted(store, adjustment(-3))
+    record(store, used(4))
+    found = balance(store, period)
+    assert (found.used, found.adjusted, found.ledger) == (13, -3, 10)
+    assert (found.delivered, found.rejected, found.pending, found.unsealed) == (7, 2, -3, 4)
+    assert conserved(found)
+
+
+def test_what_is_late_is_billed_once(store: Store) -> None:
+    """L10, I3: unsealed, waiting and refused units of a closed period are withdrawn, and what the invoice lacks is one
+    item with the marginal price; nothing of it is left to send, and a second look makes nothing."""
+    period = subscribed(store)
+    record(store, used(7))
+    store.seal(plan, now=AT, hard=True)
+    answer(store, OutcomeKind.DELIVERED, ReportState.DELIVERED, now=AT + 60)
+    record(store, used(2, bucket_start=AT + HOUR, used_at=AT + HOUR + 5))
+    store.seal(plan, now=AT, hard=True)
+    record(store, used(4))
+    (item,) = store.close_period(period, closed(7), plan=late_plan, now=END + HOUR)
+    assert (item.quantity, item.amount, item.currency) == (6, 0, "usd")
+    assert store.take_meter_events("me", now=END + DAY, lease_seconds=60, limit=9) == []
+    assert store.seal(plan, now=END + DAY, hard=True) == []
+    found = balance(store, period, END + DAY)
+    assert (found.withdrawn, found.unsealed, found.pending, found.late) == (6, 0, 0, 6)
+    assert conserved(found)
+    assert store.bill_late(period, plan=late_plan, now=END + DAY) == []
+    assert store.bill(period) == closed(7)
+
+
+def test_late_items_wait_until_they_are_sent(store: Store) -> None:
+    """F01: an item that the ledger has made is found until Stripe's id is known, whichever process made it."""
+    period = subscribed(store)
+    record(store, used(1_000))
+    (item,) = store.close_period(period, closed(0), plan=late_plan, now=END + HOUR)
+    assert item.amount == 15
+    assert store.unsent_late_items(limit=9) == [item]
+    store.late_item_sent(item.id, "ii_1")
+    assert store.unsent_late_items(limit=9) == []
+    assert store.late_items("acc_1") == [replace(item, invoice_item_id="ii_1")]
+    assert not store.adopt_late_item(item)
+    other = LateItem("late_x", "acc_1", "calls", AT, END, 1, 1, "usd", "found", AT, "ii_2")
+    assert store.adopt_late_item(other)
+    assert balance(store, period).late == 1_001
+
+
+def test_usage_of_a_closed_period_is_found(store: Store) -> None:
+    """L10: usage that is recorded after its period was closed is found by its hint, and billed on top."""
+    period = subscribed(store)
+    record(store, used(3))
+    store.close_period(period, closed(3), plan=late_plan, now=END + HOUR)
+    assert store.closed_with_late_usage(limit=9) == []
+    record(store, used(4))
+    assert [p.start for p in store.closed_with_late_usage(limit=9)] == [AT]
+    assert store.seal(plan, now=END + DAY, hard=True) == []
+    assert [item.quantity for item in store.bill_late(period, plan=late_plan, now=END + DAY)] == [4]
+    assert store.closed_with_late_usage(limit=9) == []
+
+
+def test_since_when_it_differs(store: Store) -> None:
+    """A difference keeps the time at which it was first seen, until it is gone."""
+    buyer(store)
+    assert store.note_differences("acc_1", {("calls", AT): "late: 3"}, agreed=set(), at=AT) == {("calls", AT): AT}
+    again = store.note_differences("acc_1", {("calls", AT): "late: 4"}, agreed={("calls", 0)}, at=AT + HOUR)
+    assert (again, store.difference_count()) == ({("calls", AT): AT}, 1)
+    assert store.note_differences("acc_1", {}, agreed={("calls", AT)}, at=AT + DAY) == {}
+    assert store.difference_count() == 0
+
+
+def test_what_stripe_has_is_taken_over(store: Store) -> None:
+    """L6: in one transaction, under a name that is never sent; what it covers is not sealed again."""
+    period = subscribed(store)
+    record(store, used(5))
+    span = Span(AT, AT + HOUR, AT)
+    store.import_share("acc_1", "calls", "farebox_calls", Share(span, covered=3, imported=4), now=AT + HOUR)
+    found = balance(store, period)
+    assert (found.used, found.delivered, found.unsealed) == (9, 7, 2)
+    assert [event.value for event in store.seal(plan, now=AT + HOUR, hard=True)] == [2]
+    assert store.delivered_by_hour("acc_1", "calls", AT) == {AT: 7}
+    assert conserved(balance(store, period))
+
+
+def test_a_settled_ledger_has_another_name(store: Store) -> None:
+    """L6, L13: its name and its feed are new, and no writer of another life can write."""
+    buyer(store)
+    record(store, used(1))
+    entry = AuditEntry("aud_1", AT, "ada", "restore", "ledger", {"imported": 0})
+    store.renew_ledger("new", "epoch", audit=entry)
+    assert store.ledger().id == "new"
+    changes = store.changes("old", 0)
+    assert (changes.epoch, changes.complete) == ("epoch", False)
+    assert store.audit() == [entry]
+
+
+STEPS: Final = st.lists(
+    st.tuples(
+        st.sampled_from(["use", "adjust", "seal", "deliver", "reject", "doubt", "close", "late", "late use"]),
+        st.integers(-4, 9),
+        st.integers(0, 3),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60)
+@given(steps=STEPS)
+def test_conservation(steps: list[tuple[str, int, int]]) -> None:
+    """I3, L10, L11: after any history of use, corrections, sealing, answers and a final invoice, every unit is in one
+    place; once the period is closed and looked at, ledger = invoice + late items, and nothing is left to send."""
+    opened = of(MEMORY_URL)
+    opened.open()
+    period, invoiced, is_closed = subscribed(opened), 0, False
+    for number, (name, quantity, hour) in enumerate(steps):
+        at, now = AT + hour * HOUR, AT + 4 * HOUR
+        if name in ("use", "late use"):
+            record(opened, used(abs(quantity), bucket_start=at, used_at=at + 60 * number))
+        elif name == "adjust" and quantity:
+            try:
+                adjusted(opened, adjustment(quantity, id=f"adj_{number}", used_at=AT + number))
+            except AdjustmentRefused:
+                assert is_closed or balance(opened, period).ledger + quantity < 0
+        elif name == "seal":
+            opened.seal(plan, now=now, hard=True)
+        elif name == "deliver":
+            sent = answer(opened, OutcomeKind.DELIVERED, ReportState.DELIVERED, now=now)
+            assert not is_closed or not sent
+        elif name in ("reject", "doubt"):
+            parked = ReportState.REJECTED if name == "reject" else ReportState.DOUBTFUL
+            answer(opened, OutcomeKind.REJECTED, parked, now=now)
+        elif name == "close" and not is_closed:
+            invoiced, is_closed = max(balance(opened, period).delivered, 0), True
+            opened.close_period(period, closed(invoiced), plan=late_plan, now=END + HOUR)
+        elif name == "late" and is_closed:
+            opened.bill_late(period, plan=late_plan, now=END + DAY)
+        found = balance(opened, period)
+        assert conserved(found)
+        assert found.ledger >= 0
+    if is_closed:
+        opened.bill_late(period, plan=late_plan, now=END + DAY)
+        found = balance(opened, period)
+        assert found.ledger == max(invoiced + found.late, found.ledger)
+        assert found.ledger - invoiced - found.late <= 0
+        assert (found.pending, found.rejected, found.doubtful, found.unsealed) == (0, 0, 0, 0)
+        assert opened.take_meter_events("me", now=END + DAY, lease_seconds=60, limit=9) == []
+    opened.close()
