@@ -1,11 +1,13 @@
 """Looking at a ledger from outside: plain rows for the oracle, read by SQL and not by the code under test."""
 
 import sqlite3
+from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy.engine import Connection
 from tests.oracle import Sealed
 
-__all__ = ["buckets", "events", "totals", "work_waits"]
+__all__ = ["buckets", "events", "is_quiet", "totals", "work_waits"]
 
 _WORK = """
 SELECT EXISTS (SELECT 1 FROM usage WHERE dirty)
@@ -14,24 +16,34 @@ SELECT EXISTS (SELECT 1 FROM usage WHERE dirty)
 """
 
 
-def totals(connection: Connection) -> dict[tuple[str, str], int]:
+Ledger = Connection | sqlite3.Connection
+
+
+def _ask(connection: Ledger, query: str, values: tuple[Any, ...] = ()) -> Iterable[Any]:
+    raw = connection.execute(query, values) if isinstance(connection, sqlite3.Connection) else None
+    return raw if raw is not None else connection.exec_driver_sql(query, values)  # type: ignore[union-attr]
+
+
+def totals(connection: Ledger) -> dict[tuple[str, str], int]:
     """Usage by account and meter."""
-    rows = connection.exec_driver_sql("SELECT account_id, meter, SUM(quantity) FROM usage GROUP BY 1, 2")
+    rows = _ask(connection, "SELECT account_id, meter, SUM(quantity) FROM usage GROUP BY 1, 2")
     return {(row[0], row[1]): row[2] for row in rows}
 
 
-def buckets(connection: Connection, since: int = 0) -> dict[tuple[str, str, int], int]:
+def buckets(connection: Ledger, since: int = 0) -> dict[tuple[str, str, int], int]:
     """Usage by account, meter and bucket, of the buckets that begin at `since` or later."""
-    rows = connection.exec_driver_sql(
+    rows = _ask(
+        connection,
         "SELECT account_id, meter, bucket_start, SUM(quantity) FROM usage WHERE bucket_start >= ? GROUP BY 1, 2, 3",
         (since,),
     )
     return {(row[0], row[1], row[2]): row[3] for row in rows}
 
 
-def events(connection: Connection, since: int = 0) -> list[Sealed]:
+def events(connection: Ledger, since: int = 0) -> list[Sealed]:
     """Every meter event of those buckets."""
-    rows = connection.exec_driver_sql(
+    rows = _ask(
+        connection,
         "SELECT identifier, account_id, meter, bucket_start, value, timestamp, state, reason, kind FROM meter_events "
         "WHERE bucket_start >= ?",
         (since,),
@@ -42,3 +54,9 @@ def events(connection: Connection, since: int = 0) -> list[Sealed]:
 def work_waits(raw: sqlite3.Connection, now: int) -> bool:
     """Whether there is anything that a reporter might do now."""
     return bool(raw.execute(_WORK, (now,)).fetchone()[0])
+
+
+def is_quiet(raw: sqlite3.Connection) -> bool:
+    """Whether all usage is sealed and nothing is on its way."""
+    waiting = "SELECT EXISTS (SELECT 1 FROM usage WHERE dirty) OR EXISTS (SELECT 1 FROM meter_events WHERE state IN "
+    return not raw.execute(waiting + "('pending', 'sending'))").fetchone()[0]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.sim.process import Process
     from tests.sim.world import World
 
-__all__ = ["Wire"]
+__all__ = ["EVENTS", "Wire", "entry_of"]
 
 Answer = tuple[bytes, int, Mapping[str, str]]
 EVENTS: Final = "/v1/billing/meter_events"
@@ -64,16 +64,7 @@ class Wire:
         world = self._world
         answer = world.sandbox.request(method, target, headers, body)
         if target == EVENTS and answer.status == 200 and "Idempotent-Replayed" not in answer.headers:
-            sent = {name: values[0] for name, values in parse_qs(body.decode()).items()}
-            world.oracle.counted(
-                Counted(
-                    sent["identifier"],
-                    world.account_of[sent["payload[stripe_customer_id]"]],
-                    world.meter_of[sent["event_name"]],
-                    int(sent["payload[value]"]),
-                    int(sent["timestamp"]),
-                )
-            )
+            world.oracle.counted(entry_of(body, world.account_of, world.meter_of))
         return answer.body, answer.status, httpx.Headers(answer.headers)
 
     def _under_way(self, process: "Process") -> None:
@@ -82,6 +73,18 @@ class Wire:
             world.hub.sleep(world.chance.randint(0, world.swarm.latency_ms))
         if process.dead:
             raise Killed
+
+
+def entry_of(body: bytes, account_of: Mapping[str, str], meter_of: Mapping[str, str]) -> Counted:
+    """A meter event as it was sent."""
+    sent = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+    return Counted(
+        sent["identifier"],
+        account_of[sent["payload[stripe_customer_id]"]],
+        meter_of[sent["event_name"]],
+        int(sent["payload[value]"]),
+        int(sent["timestamp"]),
+    )
 
 
 def _unreached() -> stripe.APIConnectionError:
