@@ -28,8 +28,8 @@ lint: $(VENV)/test.stamp ## Style and types
 bench: $(VENV)/test.stamp ## What being paid costs: protected over unprotected (PART=ledger, sandbox: growth and start; the local Stripe)
 	@$(BIN)/python -m bench $(if $(PART),--part $(PART)) $(ARGS)
 
-soak: ## Not there yet: the long run of faults comes with PostgreSQL
-	@echo "make soak comes with the fault simulation, which is not part of this version yet." >&2; exit 1
+soak: $(VENV)/test.stamp ## Faults for as long as one likes (MINUTES=30): simulation, kill -9, loss of power
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) $(ARGS)
 
 lock: $(VENV)/venv.stamp ## Lock the requirements anew, with hashes
 	@$(BIN)/python -m pip install --quiet uv

@@ -18,12 +18,12 @@ CALLS_A_LIFE = 3
 def every(folder: Path) -> Town:
     """F01: one death before and one after each call of a port that a life makes, on one ledger."""
     town = Town(folder, 0)
-    plan = Plan(calls=2, kill_at=None, after=False)
+    plan = Plan(calls=1, kill_at=None, after=False)
     town.live(plan)
     town.watch()
     for number in range(1, len(town.seen) + 1):
         for after in (False, True):
-            town.live(Plan(calls=2, kill_at=number, after=after))
+            town.live(Plan(calls=1, kill_at=number, after=after))
             town.watch()
     town.heal()
     return town

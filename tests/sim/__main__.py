@@ -1,6 +1,10 @@
-"""Runs worlds in virtual time: `python -m tests.sim --seed 7` one, `python -m tests.sim --seeds 100 --first 0` many."""
+"""Runs worlds in virtual time: `python -m tests.sim --seed 7` one, `python -m tests.sim --first 0 --seeds 100` many.
+
+A failure is a line that replays it. With `--json` the last line is one JSON object.
+"""
 
 import argparse
+import json
 import sys
 import time
 import traceback
@@ -15,29 +19,34 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    seeds = [asked.seed] if asked.seed is not None else range(asked.first, asked.first + asked.seeds)
-    days = failures = 0
+    alone = asked.seed is not None
+    seeds = [asked.seed] if alone else range(asked.first, asked.first + asked.seeds)
+    days = lost = doubled = 0
+    failures: list[str] = []
     began = time.process_time()
     for seed in seeds:
         world, before = World(seed), time.process_time()
-        if asked.seed is not None:
+        if alone:
             print(world.weather)
         try:
             world.run()
-        except Exception:
-            traceback.print_exc()
-            world.oracle.violations = world.oracle.violations or ["broken"]
-        days += world.simulated_days
-        if asked.verbose:
+        except Exception as error:
+            if alone:
+                traceback.print_exc()
+            world.oracle.violations = world.oracle.violations or [f"broken: {error!r}"]
+        days, lost, doubled = days + world.simulated_days, lost + world.oracle.lost, doubled + world.oracle.doubled
+        if alone or asked.verbose:
             print(seed, world.told(), f"{time.process_time() - before:.1f} s", flush=True)
         if world.oracle.violations:
-            failures += 1
-            print(f"python -m tests.sim --seed {seed}  # {world.oracle.violations[0]}", flush=True)
-        elif asked.seed is not None:
-            print(world.told())
+            failures.append(f"python -m tests.sim --seed {seed}  # {world.oracle.violations[0]}")
+            print(failures[-1], flush=True)
     seconds = time.process_time() - began
-    print(f"{len(seeds)} worlds, {failures} failed; {days} days, {days / seconds * 60:.0f} a minute and core")
+    print(f"{len(seeds)} worlds, {len(failures)} failed; {days} days, {days / seconds * 60:.0f} a minute and core")
+    if asked.json:
+        told = {"seeds": len(seeds), "simulated_days": days, "lost": lost, "doubled": doubled, "violations": failures}
+        print(json.dumps(told))
     return 1 if failures else 0
 
 

@@ -7,7 +7,7 @@ from tests.oracle import Counted
 from tests.sim.swarm import Swarm
 from tests.sim.world import World
 
-SLICE = range(16)
+SLICE = range(12)
 
 
 def short(swarm: Swarm) -> None:
