@@ -164,14 +164,14 @@ class Stack:
         assert done.returncode == 0, done.stderr
         self.environment["STRIPE_WEBHOOK_SECRET"] = done.stdout.split('"webhook_secret": "')[1].split('"')[0]
 
-    def spawn_api(self) -> subprocess.Popen[bytes]:
+    def spawn_api(self, *more: str) -> subprocess.Popen[bytes]:
+        """The fire API under uvicorn, with more of its options; a second `--port` wins."""
         uvicorn = ["-m", "uvicorn", "fire_api.app:app", "--app-dir", str(EXAMPLES), "--log-level", "warning"]
-        return self.spawn(
-            *uvicorn, "--host", HOST, "--port", str(self.api_port), log="api.log", environment=self.environment
-        )
+        place = ["--host", HOST, "--port", str(self.api_port), *more]
+        return self.spawn(*uvicorn, *place, log="api.log", environment=self.environment)
 
-    def start_api(self) -> None:
-        self.api = self.spawn_api()
+    def start_api(self, *more: str) -> None:
+        self.api = self.spawn_api(*more)
         until(lambda: self.client.get(self.base + "/billing/readyz").is_success, f"the API starts: {self.log[-800:]}")
 
     def stop_api(self, by: signal.Signals = signal.SIGTERM) -> None:
