@@ -149,8 +149,7 @@ class Recorder:
                     self.healthy = True
                     self.committed_batches += 1
                     self.committed_calls += len(group.increments)
-                    if self.spooling and (self._merging is None or self._merging.done()):
-                        self._merging = asyncio.get_running_loop().create_task(self._merge())
+                    self._merge_when_spooling()
                     if not group.future.done():
                         group.future.set_result(None)
         finally:
@@ -244,6 +243,7 @@ class Recorder:
     def _fail(self, error: StoreError) -> None:
         _log.error("commit_failed", reason=str(error))
         self.healthy = False
+        self._merge_when_spooling()
         if self._recovery is None or self._recovery.done():
             self._recovery = asyncio.get_running_loop().create_task(self._recover())
 
@@ -258,6 +258,10 @@ class Recorder:
             self.healthy = True
             _log.info("commit_recovered")
 
+    def _merge_when_spooling(self) -> None:
+        if self.spooling and (self._merging is None or self._merging.done()):
+            self._merging = asyncio.get_running_loop().create_task(self._merge())
+
     async def _merge(self) -> None:
         """Bring the spool into the ledger as soon as it is back, and end it in a moment in which nothing is added."""
         spool, rounds = self._spool, 0
@@ -269,6 +273,9 @@ class Recorder:
                     self.healthy = True
             except StoreError:
                 rounds = 0
+                await asyncio.sleep(RETRY_MILLISECONDS / 1000)
+            except Exception:
+                _log.exception("merge_broken")
                 await asyncio.sleep(RETRY_MILLISECONDS / 1000)
 
     async def _run(self, work: Callable[[], None]) -> None:

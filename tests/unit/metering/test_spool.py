@@ -244,6 +244,24 @@ def test_a_full_disk(ledger: Ledger, tmp_path: Path) -> None:
     assert (ends, ledger.total) == (["accepted", "store_unavailable", "accepted"], 101)
 
 
+def test_a_spool_that_never_took_anything(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spool that was begun and could take nothing does not keep calls out when the ledger is back (I12)."""
+
+    def full(spool: FileSpool, batch: SpooledBatch) -> None:
+        raise StoreUnavailable(internal="no room")
+
+    async def scenario(recorder: Recorder) -> list[str]:
+        ledger.away = True
+        monkeypatch.setattr(FileSpool, "append", full)
+        ends = [await ending(recorder.record(used(1)))]
+        ledger.away = False
+        await merged(recorder)
+        return [*ends, str(recorder.healthy), await ending(recorder.record(used(10)))]
+
+    assert run(scenario, ledger, spooler(ledger, tmp_path)) == ["store_unavailable", "True", "accepted"]
+    assert (ledger.total, files(tmp_path)) == (10, [])
+
+
 def test_a_folder_that_cannot_be_written(ledger: Ledger, tmp_path: Path) -> None:
     """Where no spool can be made, a lost ledger is refused as without one (I12)."""
 
