@@ -334,6 +334,23 @@ def test_invoices(town: Town) -> None:
     assert town.v1.invoices.void_invoice(drafts[failing.id]).status == "void"
 
 
+@covers("POST /v1/invoices")
+def test_an_invoice_by_hand(town: Town) -> None:
+    """What waits for a customer is billed without a subscription, after an hour, by the customer's card."""
+    v1, subscription = town.v1, town.subscribe(town.sell()[1])
+    customer = subscription.customer
+    v1.subscriptions.cancel(subscription.id)
+    item = v1.invoice_items.create(params={"customer": customer, "amount": 700, "currency": "usd"})
+    asked = {"customer": customer, "auto_advance": True, "pending_invoice_items_behavior": "include"}
+    made = v1.invoices.create(params=asked)
+    assert (made.status, made.total, made.billing_reason, made.parent) == ("draft", 700, "manual", None)
+    assert v1.invoice_items.retrieve(item.id).invoice == made.id
+    town.sandbox.advance(town.now + 3_600)
+    assert v1.invoices.retrieve(made.id).status == "paid"
+    assert v1.invoices.create(params=asked).total == 0
+    assert [i.id for i in v1.invoices.list(params={"subscription": subscription.id}).data] == []
+
+
 @covers(
     "POST /v1/invoices/{id}",
     "GET /v1/invoices/{id}/lines",

@@ -97,7 +97,9 @@ def new_invoice(
             "type": "subscription_details",
             "quote_details": None,
             "subscription_details": {"metadata": dict(subscription["metadata"]), "subscription": subscription["id"]},
-        },
+        }
+        if subscription["id"] is not None
+        else None,
         "payment_settings": {"default_mandate": None, "payment_method_options": None, "payment_method_types": None},
         "payments": {"object": "list", "data": [], "has_more": False, "url": "/v1/invoice_payments"},
         "period_end": end,
@@ -158,6 +160,9 @@ def show_balance(ctx: Context, invoice: StripeObject) -> int:
     return int(min(rest, 0))
 
 
-def subscription_of(ctx: Context, invoice: StripeObject) -> StripeObject:
+def subscription_of(ctx: Context, invoice: StripeObject) -> StripeObject | None:
+    """None for an invoice made by hand."""
+    if invoice["parent"] is None:
+        return None
     found: StripeObject = ctx.state.objects["subscription"][invoice["parent"]["subscription_details"]["subscription"]]
     return found

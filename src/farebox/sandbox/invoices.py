@@ -82,12 +82,15 @@ def attempt_payment(ctx: Context, invoice: StripeObject) -> bool:
     invoice["attempted"] = True
     invoice["attempt_count"] += 1
     tried = invoice["attempt_count"]
-    due = invoice["status"] == "open" and subscription["status"] not in (*ENDED, "incomplete", "paused")
+    lives = subscription is None or subscription["status"] not in (*ENDED, "incomplete", "paused")
+    due = invoice["status"] == "open" and lives
     again = due and tried <= len(RETRY_AFTER_DAYS)
     invoice["next_payment_attempt"] = ctx.now_at + RETRY_AFTER_DAYS[tried - 1] * 86_400 if again else None
     if charged.outcome == "requires_action":
         ctx.emit("invoice.payment_action_required", invoice)
     ctx.emit("invoice.payment_failed", invoice)
+    if subscription is None:
+        return False
     if again:
         if subscription["status"] != "unpaid":
             set_status(ctx, subscription, "past_due")
@@ -117,7 +120,9 @@ def settle_invoice(ctx: Context, invoice: StripeObject, charged: Charged | None)
     ctx.emit("invoice.paid", invoice)
     ctx.emit("invoice.payment_succeeded", invoice)
     subscription = subscription_of(ctx, invoice)
-    if subscription["status"] in ("past_due", "unpaid", "incomplete"):
+    if subscription is None:
+        pass
+    elif subscription["status"] in ("past_due", "unpaid", "incomplete"):
         set_status(ctx, subscription, "active")
     elif subscription["status"] == "paused" and invoice.get("_resumes"):
         set_status(ctx, subscription, "active", "customer.subscription.resumed")
@@ -165,7 +170,7 @@ def _list(ctx: Context) -> StripeObject:
         invoice
         for invoice in ctx.state.listed("invoice", p)
         if p.get("status") in (None, invoice["status"])
-        and p.get("subscription") in (None, invoice["parent"]["subscription_details"]["subscription"])
+        and p.get("subscription") in (None, (subscription_of(ctx, invoice) or {}).get("id"))
     ]
     listed = page(ctx, found, "/v1/invoices")
     for invoice in listed["data"]:

@@ -116,6 +116,7 @@ def lines_of(ctx: Context, invoice: StripeObject, entry: Plan) -> list[StripeObj
 def _line(ctx: Context, invoice: StripeObject, entry: Plan, number: int) -> StripeObject:
     while len(entry["ids"]) <= number:
         entry["ids"].append(ctx.new_id("il_"))
+    details = (invoice["parent"] or {}).get("subscription_details", {})
     return {
         "id": entry["ids"][number],
         "object": "line_item",
@@ -127,14 +128,14 @@ def _line(ctx: Context, invoice: StripeObject, entry: Plan, number: int) -> Stri
         "discounts": [],
         "invoice": invoice["id"],
         "livemode": False,
-        "metadata": dict(invoice["parent"]["subscription_details"]["metadata"]),
+        "metadata": dict(details.get("metadata", {})),
         "parent": None,
         "period": None,
         "pretax_credit_amounts": [],
         "pricing": None,
         "quantity": None,
         "quantity_decimal": None,
-        "subscription": invoice["parent"]["subscription_details"]["subscription"],
+        "subscription": details.get("subscription"),
         "subtotal": 0,
         "taxes": [],
     }

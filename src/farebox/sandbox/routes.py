@@ -4,6 +4,7 @@ from typing import Final
 
 from farebox.sandbox import (
     balances,
+    byhand,
     catalog,
     checkout,
     coupons,
@@ -42,6 +43,7 @@ _MODULES: Final = (
     subscriptions,
     previews,
     invoices,
+    byhand,
     invoiceitems,
     coupons,
     balances,

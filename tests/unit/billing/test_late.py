@@ -111,6 +111,25 @@ def test_usage_that_comes_even_later(shop: Shop) -> None:
     assert sorted(item.quantity for item in shop.store.late_items(account.id)) == [3, 4]
 
 
+def test_after_the_end_a_last_invoice(shop: Shop) -> None:
+    """L10: when the subscription has ended no invoice comes by itself, so the late usage gets a last one of its own."""
+    buyer = shop.buy()
+    (subscription,) = shop.store.subscriptions(buyer.account_id)
+    shop.provider.cancel_subscription(subscription.id, at_period_end=True)
+    shop.call(buyer.key, 2)
+    shop.runtime.background.flush()
+    shop.call(buyer.key, 3)
+    pass_time(shop)
+    assert [s.status for s in shop.store.subscriptions(buyer.account_id)] == ["canceled"]
+    assert late(shop).step() == 1
+    assert late(shop).step() == 0
+    pass_time(shop, 2 * 3_600)
+    last, usual = sorted(shop.objects("invoice"), key=lambda invoice: str(invoice["billing_reason"]))
+    assert (last["billing_reason"], last["status"], last["total"]) == ("manual", "paid", 300)
+    assert usual["total"] == 200
+    assert verdicts(shop) == {Verdict.AGREES}
+
+
 @pytest.mark.parametrize("fault", ["before", "after"])
 def test_a_crash_bills_once(shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """F01, L10: killed between the ledger's row and Stripe's item, on either side of it, the item is billed once."""

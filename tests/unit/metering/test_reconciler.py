@@ -207,3 +207,20 @@ def send_foreign(shop: Shop, buyer: Claimed, value: int) -> None:
 def plant(shop: Shop, statement: Any) -> None:
     with shop.store.database.write() as connection:
         connection.execute(statement)
+
+
+def test_the_hourly_run(shop: Shop) -> None:
+    """The process that reports compares once an hour within its budget of reads; the metric shows what differs."""
+    buyer, background = shop.buy(), shop.runtime.background
+    send_foreign(shop, buyer, 5)
+    background._bind()
+    shop.clock.pass_seconds(3_600)
+    background._reconcile_step()
+    assert background.reconciler.last_run_at == 0, "another process has the role"
+    background._roles.renew()
+    background._reconcile_step()
+    assert background.reconciler.last_run_at == shop.clock.now_at()
+    assert shop.store.difference_count() == 1
+    shop.clock.pass_seconds(60)
+    background._reconcile_step()
+    assert background.reconciler.last_run_at == shop.clock.now_at() - 60
