@@ -119,6 +119,15 @@ def test_what_is_late_is_billed_once(store: Store) -> None:
     assert store.bill(period) == closed(7)
 
 
+def test_an_invoice_that_our_prices_do_not_explain(store: Store) -> None:
+    """I7: where the invoice may count in other units, nothing is billed beside it before a person has looked."""
+    period = subscribed(store)
+    record(store, used(1_000))
+    packages = PeriodBill("in_1", END + HOUR, {"calls": MeterBill(1, 15, 0)})
+    assert store.close_period(period, packages, plan=late_plan, now=END + HOUR) == []
+    assert store.late_items("acc_1") == []
+
+
 def test_late_items_wait_until_they_are_sent(store: Store) -> None:
     """F01: an item that the ledger has made is found until Stripe's id is known, whichever process made it."""
     period = subscribed(store)

@@ -115,9 +115,11 @@ def _bill_late(connection: Connection, period: BillingPeriod, plan: _Plan, now: 
         return []
     made = []
     for meter, balance in balances_of(connection, period, now).items():
-        item, billed = period.item_of(meter), bill.meters.get(meter, MeterBill(0, 0, 0)).quantity
+        item, of_meter = period.item_of(meter), bill.meters.get(meter, MeterBill(0, 0, 0))
+        billed = of_meter.quantity
         missing = balance.ledger - billed - balance.late
-        if item is not None and missing > 0:
+        # An invoice that our prices do not explain may count in other units: that is for a person to look at.
+        if item is not None and missing > 0 and of_meter.amount == of_meter.expected_amount:
             before = billed + balance.late
             amount = late_amount(before, missing, item.unit_amount)
             late = LateItem(

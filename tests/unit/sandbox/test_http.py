@@ -101,7 +101,6 @@ def test_versions_without_meters(client: TestClient) -> None:
         ("POST", "/v1/charges"),
         ("GET", "/v1/payment_intents/pi_1"),
         ("POST", "/v1/billing/alerts"),
-        ("POST", "/v1/invoices"),
         ("POST", "/v1/payment_methods/pm_1"),
         ("POST", "/v2/core/accounts"),
         ("GET", "/v2/commerce/product_catalog/imports"),
