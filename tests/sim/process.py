@@ -195,7 +195,8 @@ class ProcessClock:
     def __init__(self, world: "World", process: Process) -> None:
         self._world = world
         self._latest = 0
-        self.offset_seconds = world.swarm.clock_offset_seconds
+        most = world.swarm.clock_offset_seconds
+        self.offset_seconds = world.chance.randint(-most, most)
 
     def now_at(self) -> int:
         self._latest = max(self._latest, self.system_at())

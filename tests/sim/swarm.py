@@ -95,7 +95,7 @@ class Swarm:
             store_outages_gap_ms=span(DAY_MS // 8, 10 * DAY_MS) if chance.random() < 0.4 else 0,
             store_outage_ms=span(1_000, 6 * 3_600_000),
             changes_gap_ms=span(DAY_MS // 12, 20 * DAY_MS) if chance.random() < 0.7 else 0,
-            clock_offset_seconds=0,
+            clock_offset_seconds=chance.choice((0, 0, 2, 120, 600)),
             dropped=rate(500_000),
             duplicated=rate(500_000),
             reordered=rate(500_000),
@@ -105,6 +105,6 @@ class Swarm:
     def calm(self) -> None:
         """All faults end. What moves by itself moves briskly."""
         for name in self.__dataclass_fields__:
-            if name not in ("processes", "accounts", "days", "burst_calls", "pause_ms", "clock_offset_seconds"):
+            if name not in ("processes", "accounts", "days", "burst_calls", "pause_ms"):
                 setattr(self, name, 0)
         self.brisk_ms, self.loop_gap_ms, self.webhook_gap_ms = 30_000, 3_600_000, 900_000
