@@ -58,6 +58,12 @@ def sum_of_events(shop: Shop) -> int:
     return sum(event.value for event in shop.store.meter_events(limit=10_000))
 
 
+def pass_time(shop: Shop, seconds: int) -> None:
+    """On every clock, and at Stripe."""
+    shop.clock.pass_seconds(seconds)
+    shop.sandbox.advance(shop.clock.now_at())
+
+
 @pytest.mark.parametrize("begun", [START_AT, START_AT + 1_234, START_AT + 16 * DAY + 59, 1_803_859_199])
 def test_the_last_second(shop: Shop, begun: int) -> None:
     """Usage of a period's last second is on its invoice, that of the next second on the next one (I6, L4).
@@ -171,7 +177,7 @@ def test_seven_days_without_stripe(shop: Shop) -> None:
     shop.asked.append("unplugged")
     made = 100
     for day in range(7):
-        shop.sandbox.advance(shop.clock.now_at() + DAY)
+        pass_time(shop, DAY)
         shop.call(claimed.key, 1 + day)  # active stays active: no webhook can say otherwise
         made += 1 + day
         shop.runtime.background.sealer.step()
@@ -191,3 +197,40 @@ def test_seven_days_without_stripe(shop: Shop) -> None:
     # What may have been counted more than 23 hours ago is not sent again blindly: it was counted, and is not doubled.
     left = [event for event in shop.store.meter_events(limit=1_000) if event.state is not ReportState.DELIVERED]
     assert [(event.value, event.state) for event in left] in ([], [(100, ReportState.DOUBTFUL)])
+
+
+@pytest.mark.parametrize("reporter_first", [True, False])
+def test_seven_days_without_stripe_in_money(shop: Shop, reporter_first: bool) -> None:
+    """F08, I3, L10: what Stripe heard of only after the invoice was final is billed on the next one: all invoices
+    together have each accepted call once, whichever of the loops comes first when Stripe is back."""
+    claimed = shop.buy()
+    account, first = shop.account(claimed), period_of(shop, claimed)
+    background = shop.runtime.background
+    shop.sandbox.advance(first.end - 3 * DAY)
+    shop.call(claimed.key, 10)
+    background.flush()
+    shop.asked.append("unplugged")
+    for _ in range(7):
+        pass_time(shop, DAY)
+        shop.call(claimed.key, 3)
+        background.sealer.step()
+        background.reporter.step(64)
+    shop.asked.clear()
+    refresh_account(shop.store, shop.provider, shop.clock, account)
+    steps = [background.flush, background.late.step]
+    for _ in range(40):
+        pass_time(shop, 1_800)
+        for step in steps if reporter_first else reversed(steps):
+            step()
+    second = period_of(shop, claimed)
+    assert second.start == first.end
+    shop.sandbox.advance(second.end)
+    pass_time(shop, 1)
+    shop.call(claimed.key, 1)
+    report_edge(shop)
+    for _ in range(8):
+        pass_time(shop, 1_800)
+        background.late.step()
+    assert sum(billed(shop)) == 10 + 7 * 3
+    used = sum(line.quantity for line in shop.store.usage(claimed.account_id, 0, second.end))
+    assert used == 10 + 7 * 3
