@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 
-from bench import ledger, sandbox
+from bench import ledger, reporter, sandbox
 from farebox.app import open_provider
 from farebox.billing.catalog import apply_push, plan_push
 from farebox.config import load_settings
@@ -48,17 +48,23 @@ meter = "calls"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("calls", "ledger", "sandbox"), default="calls", help="what to measure")
+    parser.add_argument(
+        "--part", choices=("calls", "ledger", "reporter", "sandbox"), default="calls", help="what to measure"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--customers", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="of part sandbox")
+    parser.add_argument("--events", type=int, default=100_000, help="of part reporter")
     arguments = parser.parse_args()
     if arguments.part == "sandbox":
         sandbox.run(arguments)
         return
     if arguments.part == "ledger":
         ledger.run(CONFIG)
+        return
+    if arguments.part == "reporter":
+        reporter.run(arguments, CONFIG)
         return
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -23,7 +23,7 @@ from farebox.domain.corrections import Adjustment
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.invoices import PeriodBill
 from farebox.domain.keys import ApiKey
-from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState, Unsealed, freeze, seal
+from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState, Transport, Unsealed, freeze, seal
 from farebox.domain.usage import Batch, Increment, Period, UsageLine
 from farebox.errors import AdjustmentRefused, RecordConflict, StoreError, StoreUnavailable, StoreUnusable, WriterFenced
 from farebox.ports import Changes, Store
@@ -380,6 +380,69 @@ def test_report_summary(store: Store) -> None:
     assert whole.quantities == {**nothing, ReportState.SENDING: 9, ReportState.REJECTED: 2}
     assert own.quantities == {**nothing, ReportState.SENDING: 1, ReportState.REJECTED: 2}
     assert own.counts == {**nothing, ReportState.SENDING: 1, ReportState.REJECTED: 1}
+
+
+def test_the_way_is_chosen_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Much that was never tried goes by the stream where it may; a way that was taken is kept, and each has its own
+    bound (L8)."""
+    monkeypatch.setattr("farebox.store.sending.STREAM_EVENTS_MIN", 3)
+
+    def look(limit: int, stream_limit: int, *, fresh: bool) -> list[MeterEvent]:
+        return store.take_meter_events(
+            "h1", now=AT + 9, lease_seconds=28, limit=limit, stream_limit=stream_limit, fresh_by_stream=fresh
+        )
+
+    for n in range(1, 5):
+        buyer(store, n)
+    sealed(store, *(used(n, account_id=f"acc_{n}") for n in range(1, 5)))
+    assert [e.transport for e in look(1, 0, fresh=False)] == [Transport.EVENT]
+    streamed = look(1, 2, fresh=True)
+    assert [e.transport for e in streamed] == [Transport.STREAM] * 2
+    for event in streamed:
+        assert settle(store, "h1", event, UNKNOWN, state=ReportState.PENDING, now=AT, next_attempt_at=AT + 1)
+    again = look(9, 9, fresh=False)
+    ways = sorted((e.attempts, e.transport) for e in again)
+    assert ways == [(1, Transport.EVENT), (2, Transport.STREAM), (2, Transport.STREAM)]
+    assert store.take_meter_events("h2", now=AT + 36, lease_seconds=28, limit=9, stream_limit=9) == []
+    taken_over = store.take_meter_events("h2", now=AT + 38, lease_seconds=28, limit=9, stream_limit=9)
+    assert len(taken_over) == 4
+
+
+def test_a_minute_and_its_witnesses(store: Store) -> None:
+    """What else a minute of a customer and meter holds, delivered or unproven, and who was delivered later (L7, L9)."""
+    buyer(store)
+    sealed(store, used(1))
+    first = take(store)[0]
+    settle(store, "h1", first, DELIVERED, state=ReportState.DELIVERED, now=AT)
+    (second,) = sealed(store, used(2))
+    assert second.cell == first.cell
+    assert (store.cell_book(second), store.cell_book(first)) == ((1, 0), (0, 0))
+    taken = take(store)[0]
+    settle(store, "h1", taken, UNKNOWN, state=ReportState.DOUBTFUL, now=AT)
+    assert store.cell_book(first) == (0, 1)
+    assert [e.identifier for e in store.witnesses(first.event_name, after=AT - 1, limit=5)] == [first.identifier]
+    assert store.witnesses(first.event_name, after=AT, limit=5) == []
+
+
+def test_parked_events(store: Store) -> None:
+    """What is parked counts in the backlog with its age, and is taken up again once, with a word in the audit log."""
+    buyer(store)
+    sealed(store, used(4), used(3, meter="tokens"))
+    store.commit_batch(batch(1, used(16)))
+    for event, state in zip(take(store), (ReportState.REJECTED, ReportState.DOUBTFUL), strict=True):
+        settle(store, "h1", event, UNKNOWN, state=state, now=AT + 1)
+    backlog = store.report_backlog()
+    assert (backlog.unsealed_quantity, backlog.oldest_open_at, backlog.oldest_parked_at) == (16, None, AT)
+    assert (sum(backlog.counts.values()), sum(backlog.quantities.values())) == (2, 7)
+    names = [event.identifier for event in store.meter_events()]
+    entry = AuditEntry("audit_1", AT, "ada", "usage.retry", "ledger")
+    moved = store.retry_meter_events([*names, "nobody"], suffix="again", now=AT + 9, audit=entry)
+    assert {e.state for e in moved} == {ReportState.REJECTED, ReportState.DOUBTFUL}
+    assert store.retry_meter_events(names, suffix="more", now=AT + 9) == []
+    assert [e.detail["count"] for e in store.audit("ledger")] == [2]
+    again = take(store, now=AT + 9)
+    assert {e.idempotency_key for e in again} == {f"{name}_again" for name in names}
+    assert all(e.first_unknown_at is not None for e in again)
 
 
 def test_keys_and_facts(store: Store) -> None:

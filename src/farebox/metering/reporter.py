@@ -81,10 +81,11 @@ class Reporter:
         self._paused_until_ms = 0
         self._stream_closed_until_ms = 0
         self._doubts = Doubts(store, provider, clock)
-        # The rate is below Stripe's, and with a burst of a quarter also within any second.
+        # The rate is below Stripe's, and with a burst of a quarter also within any second. The stream's rate is less
+        # than half of what Stripe takes.
         self.pace = Pace(clock, entropy, rates.events_per_second, rates.events_per_second >> 2)
         streams = rates.stream_requests_per_second
-        self.stream_pace = Pace(clock, entropy, max(streams, 1), streams >> 2)
+        self.stream_pace = Pace(clock, entropy, max(streams, 1), streams)
         self._streams = streams > 0
         self.halted: str | None = None
         self._short: list[Pace] = []

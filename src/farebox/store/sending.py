@@ -127,7 +127,7 @@ def _due_events(connection: Connection, now: int, limit: int) -> _Due:
         .join(due, due.c.identifier == m.identifier)
         .where(due.c.turn <= _TURNS)
         .order_by(due.c.turn, *order)
-        .limit((limit + busy) * _TURNS)
+        .limit(limit + busy * _TURNS)
     )
     return [(event_of(row), row.lease_end) for row in connection.execute(query)]
 
