@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from farebox.domain.accounts import Account
+from farebox.domain.accounts import TERMINAL_STATUSES, Account
 from farebox.domain.reports import CELL_SECONDS, ReportState
 from farebox.errors import ProviderThrottled, ProviderUnavailable, SettlementMissed, SettlementUnderWay
 from farebox.metering.presence import Watch
@@ -129,6 +129,7 @@ class Settlement:
         return ""
 
     def _since(self, account: Account) -> int:
-        """Where the periods begin that are not over."""
-        starts = [i.period.start for s in self._store.subscriptions(account.id) for i in s.items]
+        """Where the periods begin that are not billed yet."""
+        running = [s for s in self._store.subscriptions(account.id) if s.status not in TERMINAL_STATUSES]
+        starts = [i.period.start for s in running for i in s.items]
         return min(starts, default=0)
