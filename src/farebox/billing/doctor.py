@@ -154,7 +154,7 @@ def _peppers(store: Store, clock: Clock, peppers: tuple[Pepper, ...]) -> Iterato
         detail = f"{missing} live keys need a secret that is not in FAREBOX_SECRET"
         yield Finding("key peppers", "fail", detail, "Put the earlier secret back, behind the newer one.")
     else:
-        yield Finding("key peppers", "ok", f"{sum(in_use.values())} live keys")
+        yield Finding("key peppers", "ok", f"live keys: {sum(in_use.values())}")
 
 
 def _reports(store: Store, clock: Clock) -> Iterator[Finding]:

@@ -93,7 +93,7 @@ def _print(found: Reconciliation, *, show_all: bool) -> None:
             where = f"{one.account_id} {one.meter}"
             OUT.print(f"{where}: {reason.quantity} {reason.text} ({reason.code})", style="yellow", highlight=False)
     counts = [f"{sum(c.verdict is v for c in found.comparisons)} {v.value}" for v in Verdict]
-    ERR.print(f"{found.accounts} accounts, {found.reads} reads of Stripe: {', '.join(counts)}.", style="dim")
+    ERR.print(f"Accounts: {found.accounts}. Reads of Stripe: {found.reads}. Periods: {', '.join(counts)}.", style="dim")
     if not found.complete:
         ERR.print(f"Stopped at the bound of reads. Go on with --after {found.last_account}.")
 
