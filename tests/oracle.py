@@ -98,19 +98,19 @@ class Oracle:
                 self.doubled -= rest
                 self.against("I3", f"{name} is sealed for {-rest} more than was used")
 
-    def look_at_end(self, used: Used, events: Iterable[Sealed], billed: int) -> None:
-        """I3 and I5 once all is healed: used = billed + what is parked with a reason; nothing waits; Stripe agrees."""
+    def look_at_end(self, used: Used, events: Iterable[Sealed], billed: int, late: int = 0) -> None:
+        """I3 and I5 once all is healed: used = billed + late + parked with a reason; nothing waits; Stripe agrees."""
         known = {event.identifier: event for event in events}
         for event in known.values():
-            if event.state not in ("delivered", "doubtful", "rejected") or not (
+            if event.state not in ("delivered", "doubtful", "rejected", "withdrawn") or not (
                 event.reason or event.state == "delivered"
             ):
                 self.against("I5", f"{event.identifier} is still {event.state} ({event.reason or 'no reason'})")
             if event.state == "rejected" and event.identifier in self.book:
                 self.against("I3", f"{event.identifier} is called rejected, and Stripe has counted it")
         all_of_it, sealed = sum(used.values()), sum(e.value for e in known.values() if not e.correction)
-        if all_of_it != sealed:
-            self.against("I5", f"{all_of_it} were used and {sealed} sealed")
+        if not sealed <= all_of_it <= sealed + late:
+            self.against("I5", f"{all_of_it} were used, {sealed} sealed, {late} billed late")
         if strange := self.book.keys() - known.keys():
             self.against("I2", f"Stripe has counted what the ledger does not know: {sorted(strange)[:3]}")
         if billed != sum(entry.value for entry in self.book.values()):

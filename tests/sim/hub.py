@@ -7,13 +7,13 @@ import random
 import threading
 import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
 from greenlet import greenlet
 
-__all__ = ["Executor", "Hub", "Killed", "Lock", "Loop", "Task", "locks_of_the_hub"]
+__all__ = ["Event", "Executor", "Hub", "Killed", "Lock", "Loop", "Task", "locks_of_the_hub", "wait"]
 
 
 class Killed(BaseException):
@@ -151,11 +151,50 @@ class Lock:
         self.release()
 
 
+class Event:
+    """An event that tasks wait for."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._set = False
+        self._waiting: list[Task] = []
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        for task in self._waiting:
+            self._hub.wake(task)
+        self._waiting.clear()
+
+    def clear(self) -> None:
+        self._set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        task = self._hub.running
+        assert task is not None
+        if not self._set:
+            self._waiting.append(task)
+            if timeout is not None:
+                self._hub.wake(task, max(1, int(timeout * 1000)))
+            self._hub.park()
+            if task in self._waiting:
+                self._waiting.remove(task)
+        return self._set
+
+
+def wait(futures: Iterable[Future[Any]], *_: object, **__: object) -> None:
+    """Until all of an Executor's futures are done, whatever came of them."""
+    for future in futures:
+        future.exception()
+
+
 def locks_of_the_hub(hub: Hub) -> types.ModuleType:
     """The threading module with locks that a simulated process may wait for."""
     module = types.ModuleType("threading")
     module.__dict__.update({name: value for name, value in vars(threading).items() if not name.startswith("__")})
-    module.__dict__.update(Lock=lambda: Lock(hub))
+    module.__dict__.update(Lock=lambda: Lock(hub), Event=lambda: Event(hub))
     return module
 
 
@@ -165,12 +204,19 @@ class _Future(Future[Any]):
         self._hub = hub
 
     def result(self, timeout: float | None = None) -> Any:
+        self._await()
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._await()
+        return super().exception(0)
+
+    def _await(self) -> None:
         while not self.done():
             task = self._hub.running
             assert task is not None
             self.add_done_callback(lambda _done, task=task: self._hub.wake(task))  # type: ignore[misc]
             self._hub.park()
-        return super().result(0)
 
 
 class Executor:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 from tests.oracle import Sealed
 
-__all__ = ["buckets", "events", "is_quiet", "totals", "work_waits"]
+__all__ = ["buckets", "events", "is_quiet", "late", "totals", "work_waits"]
 
 _WORK = """
 SELECT EXISTS (SELECT 1 FROM usage WHERE dirty)
@@ -54,6 +54,11 @@ def events(connection: Ledger, since: int = 0) -> list[Sealed]:
 def work_waits(raw: sqlite3.Connection, now: int) -> bool:
     """Whether there is anything that a reporter might do now."""
     return bool(raw.execute(_WORK, (now,)).fetchone()[0])
+
+
+def late(connection: Ledger) -> int:
+    """What is billed by invoice items, of periods whose invoices were final."""
+    return int(next(iter(_ask(connection, "SELECT COALESCE(SUM(quantity), 0) FROM late_items")))[0])
 
 
 def is_quiet(raw: sqlite3.Connection) -> bool:

@@ -7,6 +7,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,7 @@ import stripe
 from starlette.types import Message, Receive, Scope, Send
 from tests.faulty import Faulty
 from tests.oracle import ACCEPTED, REFUSED, UNKNOWN
-from tests.sim.hub import Executor, Killed, Loop, Task, locks_of_the_hub
+from tests.sim.hub import Executor, Killed, Loop, Task, locks_of_the_hub, wait
 
 from farebox import app, loops
 from farebox.app import Adapters, Runtime
@@ -33,7 +34,11 @@ __all__ = ["Process", "staged"]
 SEND_FREEZE_MS_MAX: Final = 1_800_000
 """Between the reporter's last look at its lease and the socket nothing can be fenced (L9): a freeze there is shorter
 than the day for which Stripe knows identifiers."""
-SLOW_MS: Final = {"sweep": 12 * 3_600_000}  # what asks Stripe for everything, and finds nothing new
+BEATING: Final = ("feed", "presence", "roles")
+SLOW_MS: Final = {
+    "sweep": 12 * 3_600_000,
+    "reconciler": 6 * 3_600_000,
+}  # what asks Stripe for everything, and finds nothing new
 
 
 class Process:
@@ -44,6 +49,7 @@ class Process:
         self.name = name
         self.dead = False
         self.serving = False
+        self.beating = False
         self.clock = ProcessClock(world, self)
         self.loops: list[Cadence] = []
         store = Faulty(world.store, self.around_store)
@@ -144,6 +150,8 @@ class Process:
         if name in ("open", "close"):  # one ledger in memory for all processes
             self._live()
             return None
+        if name == "wait_for_change":
+            return None  # nobody waits here: time passes otherwise
         self._trouble()
         if world.hub.now_ms < world.store_away_until_ms or world.happens(world.swarm.store_fails):
             raise StoreUnavailable(internal="simulated: nothing happened")
@@ -231,12 +239,12 @@ class Cadence:
         process.loops.append(self)
 
     def start(self) -> None:
-        """The feed is read just before somebody calls: reading it four times a second for months changes nothing."""
-        if self.name != "feed":
+        """What beats all the time does so just before somebody needs it: for months it would change nothing."""
+        if self.name not in BEATING:
             self._task = self._process.world.hub.spawn(self._run, self._process)
 
     def wake(self) -> None:
-        if self._task is not None and self._resting:
+        if self._task is not None and self._resting and not self._process.beating:
             self._process.world.hub.wake(self._task, self._process.world.chance.randint(0, 2_000))
 
     def stop(self, timeout_seconds: int) -> bool:
@@ -249,14 +257,27 @@ class Cadence:
         world, idle, seen = self._process.world, 0, -1
         low = SLOW_MS.get(self.name, self._interval_ms)
         while not self._stopping:
-            if (self.name != "reporter" or world.reporting_is_worth_it()) and self.once():
-                continue
+            if self.name != "reporter" or world.reporting_is_worth_it():
+                if self.name != "inbox":
+                    self._beat()
+                if self.once():
+                    continue
             now = world.inbox_writes if self.name == "inbox" else world.usage_writes
             idle, seen = (idle + 1, seen) if seen == now else (0, now)
             high = max(low, min(world.swarm.brisk_ms << min(2 * idle, 20), world.swarm.loop_gap_ms))
             self._resting = True
             world.hub.sleep(world.chance.randint(low, high))
             self._resting = False
+
+    def _beat(self) -> None:
+        """Be present and hold the roles that are free: a role that is new to us is no news to those who rest."""
+        for other in self._process.loops:
+            if other.name in BEATING[1:]:
+                self._process.beating = True
+                try:
+                    other.once()
+                finally:
+                    self._process.beating = False
 
     def once(self) -> bool:
         try:
@@ -293,7 +314,7 @@ def staged(world: "World") -> Iterator[Stage]:
         return Cadence(stage.process, name, step, **spans)
 
     locks = locks_of_the_hub(world.hub)
-    instead: dict[int, Any] = {id(ThreadPoolExecutor): threads, id(loops.Loop): loop}
+    instead: dict[int, Any] = {id(ThreadPoolExecutor): threads, id(loops.Loop): loop, id(futures.wait): wait}
     for name, module in list(sys.modules.items()):
         if not name.startswith("farebox.") or name.startswith(("farebox.sandbox", "farebox.store", "farebox.loops")):
             continue

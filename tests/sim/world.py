@@ -200,18 +200,19 @@ class World:
     def _converged(self) -> bool:
         with self.store.database.read() as connection:
             used = sum(ledger.buckets(connection).values())
-            sent = ledger.events(connection)
+            sent, late = ledger.events(connection), ledger.late(connection)
         waiting = any(event.state in ("pending", "sending") for event in sent)
-        return used == sum(event.value for event in sent if not event.correction) and not waiting
+        sealed = sum(event.value for event in sent if not event.correction)
+        return used <= sealed + late and not waiting
 
     def _verdict(self) -> None:
         oracle, stripe = self.oracle, self.stripe
         with self.store.database.read() as connection:
-            used, sent = ledger.buckets(connection), ledger.events(connection)
+            used, sent, late = ledger.buckets(connection), ledger.events(connection), ledger.late(connection)
         self.states = Counter(event.state for event in sent)
         oracle.look_at_events(used, sent)
         billed = sum(int(value) for entries in stripe.usage.values() for _, value, _ in entries)
-        oracle.look_at_end(used, sent, billed)
+        oracle.look_at_end(used, sent, billed, late)
         for process in self.processes:
             if process.runtime.reporter.halted is not None:
                 oracle.against("I5", f"a reporter halted: {process.runtime.reporter.halted}")
