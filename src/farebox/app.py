@@ -235,9 +235,9 @@ class Runtime:
                     f"This ledger was made in {'live' if ledger.livemode else 'test'} mode and the Stripe key is not. "
                     "Use the other key, or another FAREBOX_DATABASE_URL."
                 )
+            self.gate.poll()  # before anything asks for the time: it is the store's
             self._refuse_missing_peppers()
             self._prepare_spool()
-            self.gate.poll()
             self.presence.step()
         except BaseException:
             adapters.store.close()

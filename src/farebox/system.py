@@ -24,14 +24,20 @@ class SystemClock:
         with self._lock:
             at_ms = self.monotonic_ms()
             aim_ms = self._followed_ms(at_ms) + self._offset_seconds() * 1000
-            slow_ms = self._base_ms + (at_ms - self._base_at_ms) // 2
+            slow_ms = self._base_ms + (at_ms - self._base_at_ms) // 2 if self._base_ms else aim_ms
             if aim_ms >= slow_ms:
                 self._base_ms, self._base_at_ms = aim_ms, at_ms
             return max(aim_ms, slow_ms) // 1000
 
     def follow_store(self, store_ms: int, monotonic_ms: int) -> None:
-        """The store's time at a moment of `monotonic_ms`. From then on the machine's own time does not matter."""
-        self._store = (store_ms, monotonic_ms)
+        """The store's time at a moment of `monotonic_ms`. From then on the machine's own time does not matter.
+
+        The first time it is told is at the start, before any call: what the machine said until then is forgotten.
+        """
+        with self._lock:
+            if self._store is None:
+                self._base_ms = self._base_at_ms = 0
+            self._store = (store_ms, monotonic_ms)
 
     def system_at(self) -> int:
         return int(time.time())

@@ -11,6 +11,7 @@ from tests.postgres import Cluster
 from tests.shop import StillClock
 
 from farebox.domain.accounts import Account
+from farebox.metering.gate import Gate
 from farebox.store.sql import SqlStore
 from farebox.system import SystemClock, SystemEntropy
 
@@ -97,3 +98,17 @@ def test_the_databases_time(url: str, tmp_path: Path) -> None:
     file = of(f"sqlite:///{tmp_path / 'ledger.db'}")
     assert file.changes("", 0).at_ms is None
     file.close()
+
+
+@pytest.mark.parametrize("apart_seconds", [600, -600])
+def test_a_machine_that_is_wrong(url: str, apart_seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F23, L4: a machine ten minutes off its database's time counts calls at the database's, from the first poll on."""
+    right = time.time_ns
+    monkeypatch.setattr("farebox.system.time.time_ns", lambda: right() + apart_seconds * 1_000_000_000)
+    clock = SystemClock()
+    store = SqlStore(url, clock, SystemEntropy())
+    store.open()
+    gate = Gate(store, clock, (), 0, told_time=clock.follow_store)
+    gate.poll()
+    assert abs(clock.now_at() - right() // 1_000_000_000) <= 5
+    store.close()

@@ -1,5 +1,7 @@
 """What is promised of the database itself: its schema, its settings, its name, and who opens it first."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -283,5 +285,61 @@ def test_text_that_the_database_refuses(cluster: Cluster) -> None:
         with pytest.raises(StoreError) as refused:
             store.add_account(Account("acc_1", AT, reference=reference))
         assert not isinstance(refused.value, StoreUnavailable)
+    store.close()
+    cluster.drop(url)
+
+
+def test_a_fork_after_opening(url: str) -> None:
+    """F22: a forked child writes over connections of its own, and the parent's stay whole, on either database."""
+    store = of(url)
+    store.open()
+    store.commit_batch(Batch("parent", 1, "1", (Increment("acc_1", "calls", "key_1", "GET /", AT, 1, 1, AT),)))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            store.commit_batch(Batch("child", 1, "1", (Increment("acc_1", "calls", "key_1", "GET /", AT, 2, 1, AT),)))
+            store.wait_for_change(1)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    store.commit_batch(Batch("parent", 2, "2", (Increment("acc_1", "calls", "key_1", "GET /", AT, 4, 1, AT),)))
+    assert [line.quantity for line in store.usage("acc_1", 0, AT + 1)] == [7]
+    store.close()
+
+
+def test_a_server_that_was_restarted(cluster: Cluster) -> None:
+    """F19: after a crash of the server the next question of each thread gets an answer, not an error."""
+    url = cluster.fresh()
+    store = of(url)
+    store.open()
+    store.commit_batch(Batch("w", 1, "1", (Increment("acc_1", "calls", "key_1", "GET /", AT, 1, 1, AT),)))
+    for by in (signal.SIGQUIT, signal.SIGINT):
+        cluster.stop(by)
+        with pytest.raises(StoreUnavailable):
+            store.ping()
+        cluster.start()
+        store.ping()
+    store.commit_batch(Batch("w", 2, "2", (Increment("acc_1", "calls", "key_1", "GET /", AT, 2, 1, AT),)))
+    assert [line.quantity for line in store.usage("acc_1", 0, AT + 1)] == [3]
+    store.close()
+    cluster.drop(url)
+
+
+def test_a_process_that_freezes_in_a_transaction(cluster: Cluster) -> None:
+    """A connection that stops in the middle of a change keeps its rows from others for a bounded time only."""
+    url = cluster.fresh()
+    store = of(url)
+    store.open()
+    bounds = {}
+    with store.database.read() as connection:
+        for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            bounds[setting] = connection.execute(sa.text(f"SHOW {setting}")).scalar_one()
+    assert bounds == {
+        "statement_timeout": "15s",
+        "lock_timeout": "5s",
+        "idle_in_transaction_session_timeout": "10s",
+    }
     store.close()
     cluster.drop(url)

@@ -43,6 +43,8 @@ def ledger(config: Path | None, *, migrate: bool = False) -> Iterator[tuple[Sett
     store = open_store(settings, clock, entropy)
     store.open(migrate=migrate)
     try:
+        if (at_ms := store.changes("", 0).at_ms) is not None:
+            clock.follow_store(at_ms, clock.monotonic_ms())
         yield settings, store, clock, entropy
     finally:
         store.close()

@@ -16,10 +16,11 @@ from sqlalchemy.pool import StaticPool
 from farebox.errors import StoreUnusable
 from farebox.ports import Durability
 
-__all__ = ["APPLICATION_ID", "BUSY_TIMEOUT_MILLISECONDS", "CONNECTIONS_MAX", "SqliteBackend"]
+__all__ = ["APPLICATION_ID", "BUSY_TIMEOUT_MILLISECONDS", "CONNECTIONS_MAX", "LOCK_LOOK_MILLISECONDS", "SqliteBackend"]
 
 APPLICATION_ID: Final = 0x46617265  # "Fare": marks a SQLite file as a Farebox ledger
 BUSY_TIMEOUT_MILLISECONDS: Final = 5_000
+LOCK_LOOK_MILLISECONDS: Final = 4
 CONNECTIONS_MAX: Final = 64  # more than all threads that may ask: who waits for the writer keeps no reader out
 _FULL: Final = 2  # what PRAGMA synchronous answers when it is FULL
 _ADVICE: Final = "Name another file in FAREBOX_DATABASE_URL, or restore this one from a backup."
@@ -138,5 +139,21 @@ def _on_connect(raw: Any, _record: Any) -> None:
 
 
 def _on_begin(connection: Connection) -> None:
-    kind = connection.get_execution_options().get("farebox")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if kind == "write" else "BEGIN")
+    if connection.get_execution_options().get("farebox") != "write":
+        connection.exec_driver_sql("BEGIN")
+        return
+    # SQLite looks for a lock ever more seldom, so that a process could starve beside busy ones: look often instead.
+    raw: Any = connection.connection.dbapi_connection
+    raw.execute(f"PRAGMA busy_timeout = {LOCK_LOOK_MILLISECONDS}")
+    try:
+        for _ in range(BUSY_TIMEOUT_MILLISECONDS // LOCK_LOOK_MILLISECONDS):
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    break
+            else:
+                return
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # once more, to fail as every statement does
+    finally:
+        raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
