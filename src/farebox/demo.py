@@ -15,7 +15,7 @@ import stamina
 from rich.console import Console
 
 from farebox.app import open_provider
-from farebox.billing.catalog import apply_push, plan_push, push_portal, push_webhook
+from farebox.billing.catalog import apply_push, plan_push, push_error_destination, push_portal, push_webhook
 from farebox.config import child_environment, load_settings
 from farebox.errors import ConfigError, FareboxError, StoreBusy
 from farebox.smoke import run_smoke
@@ -76,7 +76,8 @@ def _start(stack: ExitStack, folder: Path, example: Path, port: int, sandbox_por
         provider = open_provider(settings)
         apply_push(plan_push(settings.catalog, provider), lambda change: None)
         push_portal(provider)
-        environment["STRIPE_WEBHOOK_SECRET"] = str(push_webhook(provider, settings.webhook_url)[1].secret)
+        made = [see_to(provider, settings.webhook_url)[1] for see_to in (push_webhook, push_error_destination)]
+        environment["STRIPE_WEBHOOK_SECRET"] = ",".join(str(endpoint.secret) for endpoint in made)
     _write_secrets(folder, environment)
     with _step("Starting the fire API with Farebox"):
         command = [sys.executable, "-m", "uvicorn", "fire_api.app:app", "--host", _HOST, "--port", str(port)]

@@ -6,7 +6,7 @@ from typing import Final
 
 from farebox.billing.catalog import plan_push
 from farebox.domain.catalog import Catalog
-from farebox.domain.inbox import HANDLED_EVENT_TYPES
+from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
 from farebox.domain.keys import Pepper
 from farebox.domain.reports import ReportState
 from farebox.errors import FareboxError, ProviderError, ProviderForbidden
@@ -65,6 +65,7 @@ def _stripe(store: Store, provider: Provider, catalog: Catalog, webhook_url: str
     else:
         yield from _guarded("catalog", lambda: _catalog(catalog, provider))
         yield from _guarded("webhook endpoint", lambda: _webhook(provider, webhook_url))
+        yield from _guarded("event destination", lambda: _destination(provider, webhook_url))
         yield from _guarded("portal", lambda: _portal(provider))
 
 
@@ -134,6 +135,17 @@ def _webhook(provider: Provider, url: str) -> Iterator[Finding]:
         yield Finding("webhook endpoint", "warn", f"{endpoint.id} lacks {', '.join(missing)}", "Add them at Stripe.")
     else:
         yield Finding("webhook endpoint", "ok", f"{endpoint.id}, API version {endpoint.api_version}")
+
+
+def _destination(provider: Provider, url: str) -> Iterator[Finding]:
+    wanted = set(METER_ERROR_TYPES)
+    fit = [d for d in provider.error_destinations() if d.active and d.url == url]
+    found = next((d for d in fit if wanted <= set(d.enabled_events)), None)
+    if found is None:
+        detail = f"Stripe tells {url} nothing of usage that it refuses late"
+        yield Finding("event destination", "warn", detail, "Run `farebox push --webhook`.")
+    else:
+        yield Finding("event destination", "ok", f"{found.id} tells of usage that Stripe refuses late")
 
 
 def _portal(provider: Provider) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from tests.settling import settle
 
-from farebox.billing.catalog import apply_push, plan_push, push_portal, push_webhook
+from farebox.billing.catalog import apply_push, plan_push, push_error_destination, push_portal, push_webhook
 from farebox.billing.doctor import OPEN_EVENT_SECONDS_MAX, Finding, diagnose
 from farebox.domain.accounts import Account
 from farebox.domain.catalog import Catalog, Meter, Plan, Price
@@ -70,6 +70,7 @@ class Patient:
         apply_push(plan_push(CATALOG, self.provider), lambda _: None)
         push_portal(self.provider)
         push_webhook(self.provider, URL)
+        push_error_destination(self.provider, URL)
 
     def use(self, quantity: int) -> None:
         """A buyer's usage, sealed into a meter event and taken for sending."""
@@ -112,6 +113,7 @@ def test_a_healthy_house(patient: Patient) -> None:
         "catalog",
         "webhook secret",
         "webhook endpoint",
+        "event destination",
         "portal",
         "key peppers",
         "reports",
@@ -122,9 +124,10 @@ def test_a_healthy_house(patient: Patient) -> None:
 def test_nothing_pushed_yet(patient: Patient) -> None:
     """A Stripe account without the catalog, the endpoint and the portal says what to run; looking changes nothing."""
     found = patient.examine(secrets=0)
-    assert [found[name].status for name in ("catalog", "webhook endpoint", "portal")] == ["warn"] * 3
+    lacking = ("catalog", "webhook endpoint", "event destination", "portal")
+    assert [found[name].status for name in lacking] == ["warn"] * 4
     assert found["webhook secret"].status == "fail"
-    for name in ("catalog", "webhook endpoint", "portal", "webhook secret"):
+    for name in (*lacking, "webhook secret"):
         assert "farebox push" in found[name].advice
     (state,) = patient.sandbox.accounts.values()
     assert {entry["method"] for entry in state.requests} == {"GET"}
