@@ -85,8 +85,7 @@ class Oracle:
             if before != (event.value, event.timestamp):
                 self.against("I4", f"{event.identifier} was {before}, then {(event.value, event.timestamp)}")
             if not event.correction:
-                name = (event.account, event.meter, event.bucket)
-                left[name] = left.get(name, 0) - event.value
+                left[event[1:4]] = left.get(event[1:4], 0) - event.value
             entry = self.book.get(event.identifier)
             if event.state == "delivered" and entry is None:
                 self.lost += event.value
@@ -101,19 +100,20 @@ class Oracle:
     def look_at_end(self, used: Used, events: Iterable[Sealed], billed: int, late: int = 0) -> None:
         """I3 and I5 once all is healed: used = billed + late + parked with a reason; nothing waits; Stripe agrees."""
         known = {event.identifier: event for event in events}
-        for event in known.values():
-            if event.state not in ("delivered", "doubtful", "rejected", "withdrawn") or not (
-                event.reason or event.state == "delivered"
-            ):
+        parked = [event for event in known.values() if event.state != "delivered"]
+        for event in parked:
+            if event.state not in ("doubtful", "rejected", "withdrawn") or not event.reason:
                 self.against("I5", f"{event.identifier} is still {event.state} ({event.reason or 'no reason'})")
             if event.state == "rejected" and event.identifier in self.book:
                 self.against("I3", f"{event.identifier} is called rejected, and Stripe has counted it")
-        all_of_it, sealed = sum(used.values()), sum(e.value for e in known.values() if not e.correction)
-        if not sealed <= all_of_it <= sealed + late:
-            self.against("I5", f"{all_of_it} were used, {sealed} sealed, {late} billed late")
+        all_of_it = sum(used.values()) + sum(event.value for event in known.values() if event.correction)
+        counted = sum(entry.value for entry in self.book.values())
+        reason = sum(event.value for event in parked if event.identifier not in self.book)
+        if not counted + late <= all_of_it <= counted + late + reason:
+            self.against("I3", f"{all_of_it} were used, {counted} counted, {late} billed late, {reason} parked")
         if strange := self.book.keys() - known.keys():
             self.against("I2", f"Stripe has counted what the ledger does not know: {sorted(strange)[:3]}")
-        if billed != sum(entry.value for entry in self.book.values()):
+        if billed != counted:
             self.against("I3", f"Stripe's meters say {billed}, and its book says otherwise")
 
     def against(self, invariant: str, what: str) -> None:

@@ -198,6 +198,6 @@ class Town:
             self.oracle.look_at_usage(ledger.totals(raw))
             self.oracle.look_at_events(used, sent)
             billed = sum(int(value) for entries in self.stripe.usage.values() for _, value, _ in entries)
-            self.oracle.look_at_end(used, sent, billed)
+            self.oracle.look_at_end(used, sent, billed, ledger.late(raw))
             if raw.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
                 self.oracle.against("I1", "the file is damaged")
