@@ -158,7 +158,9 @@ def test_an_older_schema(url: str) -> None:
 
 def test_a_newer_schema(url: str) -> None:
     """A ledger that a newer Farebox wrote is refused, by `farebox migrate` too."""
-    of(url).open()
+    store = of(url)
+    store.open()
+    store.close()
     engine = engine_of(url)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))

@@ -132,6 +132,13 @@ class PostgresBackend:
         return getattr(error.orig, "sqlstate", None) in _CONTENDED
 
     def _on_connect(self, raw: Any, _record: Any) -> None:
+        try:
+            self._greet(raw)
+        except BaseException:
+            raw.close()  # nobody else will
+            raise
+
+    def _greet(self, raw: Any) -> None:
         raw.autocommit = True
         bounds = (STATEMENT_MILLISECONDS_MAX, LOCK_WAIT_MILLISECONDS_MAX, IDLE_TRANSACTION_MILLISECONDS_MAX)
         with raw.cursor() as cursor:
