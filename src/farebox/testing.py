@@ -5,6 +5,7 @@ Needs `httpx2`, as Starlette's own test client does.
 """
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +18,16 @@ from starlette.testclient import TestClient
 from farebox.app import Adapters, open_provider
 from farebox.billing.catalog import apply_push, plan_push
 from farebox.config import Settings, load_settings
+from farebox.domain.reports import ReportState
 from farebox.errors import ConfigError
 from farebox.protect import Farebox
 from farebox.sandbox import Sandbox
 from farebox.store.sql import MEMORY_URL, SqlStore
 from farebox.system import FollowingClock, SystemEntropy
 
-__all__ = ["BuyerClient", "Kit"]
+__all__ = ["SETTLE_MILLISECONDS_MAX", "BuyerClient", "Kit"]
+
+SETTLE_MILLISECONDS_MAX: Final = 5_000
 
 _PUBLIC_URL: Final = "http://testserver"
 _Client = TypeVar("_Client", bound=TestClient)
@@ -132,9 +136,15 @@ class Kit:
         runtime.background.flush()
         while self.sandbox.deliver_due(self._receive):
             pass
-        while runtime.background.worker.step():
-            pass
+        until_ms = self.clock.monotonic_ms() + SETTLE_MILLISECONDS_MAX
+        while runtime.background.worker.step() or (self._under_way() and self.clock.monotonic_ms() < until_ms):
+            threading.Event().wait(0.001)
         runtime.gate.poll()
+
+    def _under_way(self) -> bool:
+        """Whether the application's own loops have taken what has not arrived yet."""
+        store = self.adapters.store
+        return store.inbox_waiting() > 0 or store.report_summary().counts[ReportState.SENDING] > 0
 
     def advance(self, *, days: int = 0, seconds: int = 0) -> None:
         """Move the time of the local Stripe and of Farebox forward, stopping at each end of a billing period."""
