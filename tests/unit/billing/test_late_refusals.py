@@ -1,6 +1,7 @@
 """What Stripe takes and refuses later comes back as a thin event, and is joined to the ledger's own rows (F11)."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,14 +123,15 @@ def test_a_request_whose_bad_event_nobody_names(seller: Seller) -> None:
     seller.use_all(250)
     seller.sealer.step(hard=True)
     seller.step()
-    key = next(event.idempotency_key for event in seller.events if event.transport is Transport.STREAM)
+    keys = Counter(event.idempotency_key for event in seller.events if event.transport is Transport.STREAM)
+    ((key, _),) = keys.most_common(1)
     shared = {event.identifier for event in seller.events if event.idempotency_key == key}
     told = ReportedError("meter_event_invalid_value", "The value is not a number.", key)
     refused, again = seller.store.refuse_reported(told, others=False, now=seller.clock.now_at())
     assert (refused, set(again), len(shared)) == ([], shared, 100)
     seller.drain()
-    keys = [event.idempotency_key for event in seller.events if event.identifier in shared]
-    assert len(set(keys)) == 100
+    single = {event.idempotency_key for event in seller.events if event.identifier in shared}
+    assert len(single) == 100
     seller.clock.pass_seconds(61)
     assert (seller.wire.total, set(seller.states)) == (seller.used, {State.DELIVERED})
     one = next(event for event in seller.events if event.identifier in shared)
