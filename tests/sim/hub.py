@@ -23,11 +23,12 @@ class Killed(BaseException):
 class Task:
     """Something that runs until it waits. `owner` is the process that it dies with."""
 
-    __slots__ = ("greenlet", "owner", "turn")
+    __slots__ = ("greenlet", "loop", "owner", "turn")
 
     def __init__(self, work: Callable[[], None], owner: Any, main: greenlet) -> None:
         self.greenlet = greenlet(work, main)  # where it goes when it ends
         self.owner = owner
+        self.loop: asyncio.AbstractEventLoop | None = None  # that runs in it, as in a thread
         self.turn = 0  # an entry of the schedule with another number is out of date
 
 
@@ -111,10 +112,13 @@ class Hub:
 
     def _switch(self, task: Task, error: type[BaseException] | None = None) -> None:
         self.running = task
+        asyncio._set_running_loop(task.loop)
         if error is None:
             task.greenlet.switch()
         elif not task.greenlet.dead and task.greenlet:
             task.greenlet.throw(error)
+        task.loop = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
         self.running = None
 
 
@@ -259,6 +263,7 @@ class Loop(asyncio.BaseEventLoop):
     def __init__(self, hub: Hub, owner: Any) -> None:
         super().__init__()
         self._hub = hub
+        self._clock_resolution = 0.0005  # else a timer that is due right now would never be taken up
         self._selector = self  # asked for what has come from outside, which is nothing but calls from threads
         self._threads = Executor(hub, owner, 4)
         self.set_exception_handler(lambda _loop, _context: None)
@@ -269,13 +274,9 @@ class Loop(asyncio.BaseEventLoop):
 
     def select(self, timeout: float | None) -> list[Any]:
         if timeout is None or timeout > 0:
-            asyncio._set_running_loop(None)
-            try:
-                if timeout is not None:
-                    self._hub.wake(self.task, int(timeout * 1000) + 1)
-                self._hub.park()
-            finally:
-                asyncio._set_running_loop(self)
+            if timeout is not None:
+                self._hub.wake(self.task, int(timeout * 1000) + 1)
+            self._hub.park()
         return []
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]

@@ -58,8 +58,8 @@ class Swarm:
         """Draw a world's weather."""
 
         def rate(high: int, likely: float = 0.5) -> int:
-            """Nothing, or anything up to `high` with small ones as likely as large ones."""
-            return int(high ** chance.random()) if chance.random() < likely else 0
+            """Nothing, or anything up to `high`: mostly small, and large often enough to be met within days."""
+            return int(high * chance.random() ** 3) if chance.random() < likely else 0
 
         def span(low: int, high: int) -> int:
             return int(low * (high / low) ** chance.random())

@@ -29,7 +29,8 @@ __all__ = ["World"]
 
 START_AT: Final = 1_800_000_000
 HOUR_MS: Final = 3_600_000
-HEALING_HOURS_MAX: Final = 36
+HEALING_HOURS_MAX: Final = 24 * 5
+"""Longer than a doubt that nothing later can dispel is kept before it is parked (L9)."""
 
 
 class World:
