@@ -11,6 +11,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
 
 from farebox.app import Adapters, Runtime
 from farebox.config import Settings, load_settings
@@ -40,6 +41,7 @@ class Farebox:
         self._settings = settings
         self._adapters = adapters
         self._app: Starlette | None = None
+        self._wrapped = False
         self._runtime: Runtime | None = None
         self._priced_meters: set[str] = set()
         self._prices: set[Any] = set()
@@ -60,7 +62,7 @@ class Farebox:
 
         May stand before or after `add_middleware` and `include_router`. ConfigError when called twice or too late.
         """
-        if self._app is not None:
+        if self._app is not None or self._wrapped:
             raise ConfigError("This Farebox already protects an application. Make one Farebox for each.")
         if app.middleware_stack is not None:
             raise ConfigError("farebox.protect(app) must be called before the application starts.")
@@ -68,6 +70,16 @@ class Farebox:
         app.user_middleware.append(Middleware(PaidCalls, host=self))  # the last is the innermost
         if isinstance(app, FastAPI):
             add_key_to_openapi(app, self._routes)
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Protect an ASGI application of any other framework, or of none: serve what is returned in its place.
+
+        Its server must run the lifespan. Prices come from farebox.toml and `charge`. ConfigError when called twice.
+        """
+        if self._app is not None or self._wrapped:
+            raise ConfigError("This Farebox already protects an application. Make one Farebox for each.")
+        self._wrapped = True
+        return PaidCalls(app, self)
 
     async def account(self, connection: HTTPConnection) -> Account:
         """The buyer who makes this call: `buyer: Annotated[Account, Depends(farebox.account)]`."""
