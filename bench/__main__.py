@@ -4,15 +4,24 @@ Progress and tables go to stderr, charts to a folder; the last line of stdout is
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench import hello, ledger, reporter, sandbox
 from bench.shop import CONFIG
 
+PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "hello": hello.run,
+    "ledger": lambda arguments: ledger.run(CONFIG),
+    "reporter": lambda arguments: reporter.run(arguments, CONFIG),
+    "sandbox": sandbox.run,
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--part", choices=("hello", "rivals", "scaling", "ledger", "reporter", "sandbox"), help="measure this alone")
+    parser.add_argument("--part", choices=PARTS, default="hello", help="measure this alone")
     parser.add_argument("--rounds", type=int, default=15, help="how often two sides take turns")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
     parser.add_argument("--connections", type=int, default=32)
@@ -20,14 +29,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000, help="of part reporter")
     parser.add_argument("--charts", default=str(Path(__file__).parent / "charts"), help="the folder of the charts")
     arguments = parser.parse_args()
-    if arguments.part == "sandbox":
-        sandbox.run(arguments)
-    elif arguments.part == "ledger":
-        ledger.run(CONFIG)
-    elif arguments.part == "reporter":
-        reporter.run(arguments, CONFIG)
-    else:
-        hello.run(arguments)
+    PARTS[arguments.part](arguments)
 
 
 main()
