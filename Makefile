@@ -33,10 +33,10 @@ soak: $(VENV)/test.stamp ## Faults for as long as one likes (MINUTES=30): simula
 
 lock: $(VENV)/venv.stamp ## Lock the requirements anew, with hashes
 	@$(BIN)/python -m pip install --quiet uv
-	@for part in run build judge postgres test; do sh tools/lock.sh $(BIN)/uv $$part || exit 1; done
+	@for part in run build judge postgres rivals test; do sh tools/lock.sh $(BIN)/uv $$part || exit 1; done
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .farebox-demo .browser .tools .postgres
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .farebox-demo .browser .tools .postgres .rivals
 
 $(VENV)/venv.stamp:
 	@test -n "$(PYTHON)" || { echo "Farebox needs Python 3.11 or newer, with its venv module, and found none. Install it (Debian: apt-get install python3 python3-venv), or set PYTHON=…" >&2; exit 1; }

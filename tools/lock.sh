@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lock one set of requirements with hashes, the same for every platform. Usage: tools/lock.sh UV run|build|judge|postgres|test
+# Lock one set of requirements with hashes, the same for every platform. Usage: tools/lock.sh UV run|build|judge|postgres|rivals|test
 # The test set is locked on top of the run set, so that both fit into one environment.
 set -eu
 uv=$1 part=$2
@@ -8,6 +8,7 @@ case $part in
     build) from="--group build" ;;
     judge) from="--group judge --no-deps" ;;
     postgres) from="--group postgres --no-deps" ;;
+    rivals) from="--group rivals --no-deps" ;;
     test) from="pyproject.toml --group test" ;;
 esac
 # shellcheck disable=SC2086
