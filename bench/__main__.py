@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import hello, ledger, reporter, sandbox
+from bench import hello, ledger, reporter, rivals, sandbox
 from bench.shop import CONFIG
 
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "hello": hello.run,
     "ledger": lambda arguments: ledger.run(CONFIG),
     "reporter": lambda arguments: reporter.run(arguments, CONFIG),
+    "rivals": rivals.run,
     "sandbox": sandbox.run,
 }
 
