@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import hello, ledger, reporter, rivals, sandbox
+from bench import hello, ledger, reporter, rivals, sandbox, scaling
 from bench.shop import CONFIG
 
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
@@ -17,6 +17,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "reporter": lambda arguments: reporter.run(arguments, CONFIG),
     "rivals": rivals.run,
     "sandbox": sandbox.run,
+    "scaling": scaling.run,
 }
 
 
