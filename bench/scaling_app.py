@@ -16,7 +16,6 @@ from fastapi import FastAPI
 from bench.scaling_load import LINE_BYTES
 from bench.servers import memory_bytes
 from farebox import Farebox
-from farebox.domain.access import Facts
 from farebox.domain.keys import KEY_LENGTH, Pepper
 from farebox.metering.gate import Gate
 from farebox.store.sql import SqlStore
@@ -59,11 +58,11 @@ def warmed(gate: Gate, keys: Path) -> dict[str, float]:
     count = keys.stat().st_size // LINE_BYTES
     with keys.open() as lines:
         for _, line in zip(range(FIRST), lines, strict=False):
-            fill(gate, line[:KEY_LENGTH])
+            gate.fill(line[:KEY_LENGTH])
         gc.collect()
         memory, began = memory_bytes(os.getpid()), time.perf_counter()
         for line in lines:
-            fill(gate, line[:KEY_LENGTH])
+            gate.fill(line[:KEY_LENGTH])
     took, filled = time.perf_counter() - began, count - FIRST
     gc.collect()
     if filled < MANY:
@@ -91,9 +90,9 @@ def looked_up(gate: Gate, keys: Path) -> dict[str, float]:
         texts = [data[at : at + KEY_LENGTH].decode() for at in places]
     began = time.perf_counter()
     for text in texts:
-        known(gate, text)
+        gate.known(text)
     took = time.perf_counter() - began
-    remembered = sum(known(gate, text) is not None for text in texts)
+    remembered = sum(gate.known(text) is not None for text in texts)
     began = time.perf_counter()
     gc.collect()
     return {
@@ -101,11 +100,3 @@ def looked_up(gate: Gate, keys: Path) -> dict[str, float]:
         "known_share": round(remembered / LOOKUPS, 3),
         "collection_ms": round((time.perf_counter() - began) * 1000, 1),
     }
-
-
-def fill(gate: Gate, text: str) -> None:
-    gate.fill(gate.digests(text))
-
-
-def known(gate: Gate, text: str) -> Facts | None:
-    return gate.cached(gate.digests(text))

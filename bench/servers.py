@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ __all__ = ["HOST", "cores", "cpu_seconds", "listening", "memory_bytes", "pinned"
 HOST = "127.0.0.1"
 
 
+@cache
 def cores() -> tuple[set[int], set[int]]:
     """The core of what is measured, and those of all else; the same where there is only one or it cannot be chosen."""
     if not hasattr(os, "sched_setaffinity"):
@@ -30,8 +32,8 @@ def pinned() -> Iterator[None]:
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores()[1])
+    before, (_, others) = os.sched_getaffinity(0), cores()
+    os.sched_setaffinity(0, others)
     try:
         yield
     finally:

@@ -1,11 +1,16 @@
 """The real Clock and Entropy: the only place in the product that knows the time or draws randomness."""
 
+import gc
 import secrets
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
-__all__ = ["FollowingClock", "SystemClock", "SystemEntropy"]
+__all__ = ["COLLECTOR_OBJECTS", "FollowingClock", "SystemClock", "SystemEntropy", "calm_collector"]
+
+COLLECTOR_OBJECTS: Final = 20_000
+_COLLECTOR_DEFAULTS: Final = (700, 2_000)  # of the Pythons there are
 
 
 class SystemClock:
@@ -19,15 +24,22 @@ class SystemClock:
         self._base_at_ms = 0
         self._store: tuple[int, int] | None = None
         self._lock = threading.Lock()
+        self._second = (0, 0)  # what was answered last, and until which monotonic millisecond it cannot be another
 
     def now_at(self) -> int:
+        at, until_ms = self._second
+        return at if self.monotonic_ms() < until_ms else self._look()
+
+    def _look(self) -> int:
         with self._lock:
             at_ms = self.monotonic_ms()
             aim_ms = self._followed_ms(at_ms) + self._offset_seconds() * 1000
             slow_ms = self._base_ms + (at_ms - self._base_at_ms) // 2 if self._base_ms else aim_ms
             if aim_ms >= slow_ms:
                 self._base_ms, self._base_at_ms = aim_ms, at_ms
-            return max(aim_ms, slow_ms) // 1000
+            at, over_ms = divmod(max(aim_ms, slow_ms), 1000)
+            self._second = (at, at_ms + 1000 - over_ms)
+            return at
 
     def follow_store(self, store_ms: int, monotonic_ms: int) -> None:
         """The store's time at a moment of `monotonic_ms`. From then on the machine's own time does not matter.
@@ -38,6 +50,7 @@ class SystemClock:
             if self._store is None:
                 self._base_ms = self._base_at_ms = 0
             self._store = (store_ms, monotonic_ms)
+            self._second = (0, 0)
 
     def system_at(self) -> int:
         return int(time.time())
@@ -72,7 +85,10 @@ class FollowingClock(SystemClock):
 
     def refresh(self) -> None:
         """Ask once. Raises what `read_offset` raises."""
-        self._offset = self._read_offset()
+        offset = self._read_offset()
+        with self._lock:
+            self._offset = offset
+            self._second = (0, 0)
 
     def _offset_seconds(self) -> int:
         return self._offset
@@ -84,6 +100,22 @@ class SystemEntropy:
 
     def token(self) -> str:
         return secrets.token_hex(12)
+
+
+def calm_collector() -> None:
+    """Spare the garbage collector what is there for good, and let it come less often.
+
+    It comes when so many more objects were made than freed. Calls that wait for their commit keep theirs meanwhile, so
+    that by Python's own number it would come many times a second, and find nothing. A number that somebody has chosen
+    stays, and so does all when somebody has done the like before.
+    """
+    if gc.get_freeze_count():
+        return
+    gc.collect()
+    gc.freeze()
+    young, *older = gc.get_threshold()
+    if young in _COLLECTOR_DEFAULTS:
+        gc.set_threshold(COLLECTOR_OBJECTS, *older)
 
 
 _SUSPENSION_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)

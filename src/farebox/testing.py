@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode, urlsplit
 
-from starlette.applications import Starlette
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from farebox.app import Adapters, open_provider
 from farebox.billing.catalog import apply_push, plan_push
@@ -50,7 +50,7 @@ class Kit:
         assert kit.usage(buyer) == {"calls": 1}
     """
 
-    def __init__(self, app: Starlette, farebox: Farebox, config: str | Path = "farebox.toml") -> None:
+    def __init__(self, app: ASGIApp, farebox: Farebox, config: str | Path = "farebox.toml") -> None:
         self.sandbox = Sandbox()
         self._app = app
         self._farebox = farebox

@@ -16,7 +16,7 @@ from tests.postgres import Cluster
 from tests.settling import settle
 from tests.shop import StillClock
 
-from farebox.domain.access import Facts
+from farebox.domain.access import Facts, Standing
 from farebox.domain.accounts import Account, Checkout, Subscription, SubscriptionItem
 from farebox.domain.audit import AuditEntry
 from farebox.domain.corrections import Adjustment
@@ -66,7 +66,7 @@ def store(url: str) -> Iterator[Store]:
 
 
 def used(quantity: int = 1, **changes: Any) -> Increment:
-    return replace(Increment("acc_1", "calls", "key_1", "GET /api", AT, quantity, 1, AT + 5), **changes)
+    return Increment("acc_1", "calls", "key_1", "GET /api", AT, quantity, 1, AT + 5)._replace(**changes)
 
 
 def batch(number: int, *increments: Increment, writer: str = "w1", nonce: str = "") -> Batch:
@@ -189,11 +189,11 @@ def test_record_ids(store: Store) -> None:
     job = used(5, record_id="job")
     store.commit_batch(batch(1, job, job))
     store.commit_batch(batch(1, job, used(1), writer="w2"))
-    store.commit_batch(batch(2, replace(job, account_id="acc_2", quantity=6), writer="w2"))
-    for wrong in (replace(job, quantity=6), replace(job, meter="tokens")):
+    store.commit_batch(batch(2, job._replace(account_id="acc_2", quantity=6), writer="w2"))
+    for wrong in (job._replace(quantity=6), job._replace(meter="tokens")):
         with pytest.raises(RecordConflict, match="'job' was recorded as 5 calls before"):
-            store.commit_batch(batch(2, used(100), replace(job, record_id="other"), wrong))
-    store.commit_batch(batch(2, used(10), replace(job, record_id="other")))
+            store.commit_batch(batch(2, used(100), job._replace(record_id="other"), wrong))
+    store.commit_batch(batch(2, used(10), job._replace(record_id="other")))
     assert (total(store), total(store, "acc_2")) == (21, 6)
 
 
@@ -451,7 +451,7 @@ def test_keys_and_facts(store: Store) -> None:
     store.add_key(key())
     fence = store.take_fence("acc_1")
     assert store.put_subscriptions("acc_1", (SUBSCRIPTION,), fence=fence, at=AT + 1)
-    facts = Facts(key(), account, (replace(SUBSCRIPTION, status_since_at=AT + 1),))
+    facts = Facts(key().id, Standing(account, (replace(SUBSCRIPTION, status_since_at=AT + 1),)))
     assert store.find_facts(["no", "digest of key_1"]) == facts
     assert store.find_facts(["no"]) is None
     assert store.peppers_in_use(AT) == {"pepper": 1}

@@ -18,12 +18,13 @@ __all__ = [
     "SubscriptionItem",
     "boundaries_of",
     "current_subscription",
+    "entitlement_end",
     "is_entitled",
     "with_status_times",
 ]
 
 TERMINAL_STATUSES: Final = frozenset({"canceled", "incomplete_expired"})
-_ALLOWED: Final = frozenset({"active", "trialing"})
+_ALLOWED: Final = frozenset({"active", "trialing", "past_due"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +90,17 @@ class Checkout:
 
 def is_entitled(subscription: Subscription, now: int, grace_seconds: int) -> bool:
     """Whether the subscription gives access at `now`. An unknown status refuses."""
+    end = entitlement_end(subscription, grace_seconds)
+    return (end is None or now < end) and subscription.status in _ALLOWED
+
+
+def entitlement_end(subscription: Subscription, grace_seconds: int) -> int | None:
+    """When the subscription ends to give access by itself, with nothing more heard of it; None: never."""
     period = subscription.period
-    if subscription.cancel_at_period_end and period is not None and now >= period.end:
-        return False
+    ends = [period.end] if subscription.cancel_at_period_end and period is not None else []
     if subscription.status == "past_due":
-        return now < subscription.status_since_at + grace_seconds
-    return subscription.status in _ALLOWED
+        ends.append(subscription.status_since_at + grace_seconds)
+    return min(ends, default=None)
 
 
 def current_subscription(subscriptions: Iterable[Subscription], now: int, grace_seconds: int) -> Subscription | None:

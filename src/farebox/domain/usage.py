@@ -4,7 +4,7 @@ negative.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from farebox.errors import QuantityInvalid
 
@@ -14,6 +14,7 @@ __all__ = [
     "Batch",
     "Increment",
     "Period",
+    "RowName",
     "UsageLine",
     "bucket_start",
     "checked_quantity",
@@ -34,9 +35,14 @@ class Period:
         return self.start <= at < self.end
 
 
-@dataclass(frozen=True, slots=True)
-class Increment:
-    """An addition to one usage row. `record_id` makes it idempotent (usage from outside a request)."""
+RowName = tuple[str, str, str, str, int]  # the account, meter, key and operation of a usage row, and its bucket's start
+
+
+class Increment(NamedTuple):
+    """An addition to the usage row that its first five fields name.
+
+    `record_id` makes it idempotent (usage from outside a request).
+    """
 
     account_id: str
     meter: str

@@ -1,13 +1,16 @@
 """Who may call: facts of keys, cached in the process and kept true by the change feed (L13, L14).
 
 A cached fact is dropped when the feed names its account; when the feed has not been read for too long, nobody passes.
+Keys are remembered by a hash that needs one of the server's secrets, never in clear.
 """
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from hashlib import sha256
+from itertools import islice
+from typing import Any, Final
 
-from farebox.domain.access import Facts, Grant, Refusal, decide, identify
+from farebox.domain.access import Facts, Grant, Refusal, Standing, decide_standing, identify
 from farebox.domain.keys import Pepper, digest, is_well_formed
 from farebox.errors import FactsStale, KeyInvalid, StoreError
 from farebox.metering.presence import Admissions
@@ -15,14 +18,31 @@ from farebox.ports import Clock, Store
 
 __all__ = ["FACTS_CACHED_MAX", "FEED_POLL_MILLISECONDS", "STALENESS_MILLISECONDS", "UNKNOWN_CACHED_MAX", "Gate"]
 
-FACTS_CACHED_MAX: Final = 200_000
+FACTS_CACHED_MAX: Final = 1_000_000
 UNKNOWN_CACHED_MAX: Final = 20_000
 FEED_POLL_MILLISECONDS: Final = 250
 STALENESS_MILLISECONDS: Final = 2_000
 
 
+class _Holder:
+    """An account whose facts are cached, with the last grant that was given by them and until when that holds."""
+
+    __slots__ = ("grant", "number", "standing", "until_ms")
+
+    def __init__(self, standing: Standing, number: int) -> None:
+        self.standing = standing
+        self.number = number
+        self.grant: Grant | None = None
+        self.until_ms = -1
+
+
+# A key as memory has it: its id, its account, the number of the holder that it was read with, when it expires, and when
+# it was revoked. A tuple of texts and numbers is small, and the garbage collector does not look at it.
+_Known = tuple[str, str, int, int | None, int | None]
+
+
 class Gate:
-    """Answers from memory with `cached`; `fill` and `poll` read the store and belong on a thread."""
+    """Answers from memory with `known`; `fill` and `poll` read the store and belong on a thread."""
 
     def __init__(
         self,
@@ -43,51 +63,84 @@ class Gate:
         self._peppers = tuple(peppers)
         self._grace_seconds = grace_seconds
         self._lock = threading.Lock()
-        self._facts: dict[str, Facts] = {}
-        self._unknown: set[str] = set()
-        self._digests: dict[str, set[str]] = {}
+        self._salt = peppers[0].secret if peppers else b""
+        self._keys: dict[bytes, _Known] = {}  # by a hash of the key in clear; out of date without its holder
+        self._holders: dict[str, _Holder] = {}  # by account
+        self._numbers = 0
+        self._unknown: set[bytes] = set()
         self._epoch = ""
         self._head = 0
         self._generation = 0
         self._read_at_ms: int | None = None
+        self._trusted_until_ms = -1
         self._cut_off_ms: int | None = None  # since when the feed has been asked without an answer
         self._spool_ms = spool_seconds * 1000
         self._polling = threading.Lock()
         self.admissions = Admissions()
 
-    def digests(self, text: str) -> tuple[str, ...]:
-        """The key's digests, newest pepper first. KeyInvalid before any look-up when its form or checksum is wrong."""
+    def admit(self, text: str) -> tuple[str, Grant] | None:
+        """The id of a key and the grant of its account, where memory has both and needs no second look; else None."""
+        known = self._keys.get(sha256(self._salt + text.encode()).digest())
+        if known is None:
+            return None
+        key_id, account_id, number, expires_at, revoked_at = known
+        holder = self._holders.get(account_id)
+        if holder is None or holder.number != number or expires_at is not None or revoked_at is not None:
+            return None
+        grant = holder.grant
+        return (key_id, grant) if grant is not None and self._clock.monotonic_ms() < holder.until_ms else None
+
+    def known(self, text: str) -> Facts | None:
+        """Facts from memory by the key in clear; None when the store must be asked.
+
+        FactsStale when the feed is too old to trust memory; KeyInvalid when the key's form or checksum is wrong, or
+        when it is known that there is no such key.
+        """
+        self._refuse_stale()
+        name = sha256(self._salt + text.encode()).digest()
+        known = self._keys.get(name)
+        if known is not None:
+            key_id, account_id, number, expires_at, revoked_at = known
+            holder = self._holders.get(account_id)
+            if holder is None or holder.number != number:
+                return None
+            return Facts(key_id, holder.standing, expires_at, revoked_at)
+        if name in self._unknown:
+            raise KeyInvalid("The API key is not known.")
         if not is_well_formed(text):
             raise KeyInvalid("The API key is not valid. Check that it was copied whole.")
-        return tuple(digest(text, pepper) for pepper in self._peppers)
-
-    def cached(self, digests: Sequence[str]) -> Facts | None:
-        """Facts from memory; None when the store must be asked. FactsStale when the feed is too old to trust memory."""
-        if self._stale():
-            raise FactsStale("Access cannot be checked right now. Try again shortly.")
-        for name in digests:
-            facts = self._facts.get(name)
-            if facts is not None:
-                return facts
-        if digests and all(name in self._unknown for name in digests):
-            raise KeyInvalid("The API key is not known.")
         return None
 
-    def fill(self, digests: Sequence[str]) -> Facts:
-        """Read facts from the store; keep them only if nothing changed since before the read. KeyInvalid if unknown."""
+    def fill(self, text: str) -> Facts:
+        """Read facts from the store; keep them only if nothing changed since before the read.
+
+        KeyInvalid if there is no such key, and before any look-up when its form or checksum is wrong.
+        """
+        if not is_well_formed(text):
+            raise KeyInvalid("The API key is not valid. Check that it was copied whole.")
         with self._lock:
             generation = self._generation
-        facts = self._store.find_facts(digests)
+        facts = self._store.find_facts([digest(text, pepper) for pepper in self._peppers])
         with self._lock:
             if generation == self._generation:
-                self._install(digests, facts)
+                self._install(sha256(self._salt + text.encode()).digest(), facts)
         if facts is None:
             raise KeyInvalid("The API key is not known.")
         return facts
 
     def decide(self, facts: Facts) -> Grant | Refusal:
-        """Whether the facts allow a paid call now."""
-        return decide(facts, self._clock.now_at(), self._grace_seconds)
+        """Whether the facts allow a paid call now. Their account's grant is remembered for `admit` while it holds."""
+        now = self._clock.now_at()
+        refusal = identify(facts, now)
+        if refusal is not None:
+            return refusal
+        decision = decide_standing(facts.standing, now, self._grace_seconds)
+        holder = self._holders.get(facts.account.id)
+        if isinstance(decision, Grant) and holder is not None and holder.standing is facts.standing:
+            # The last second is looked at call by call.
+            ends_ms = self._clock.monotonic_ms() + (decision.until_at - now - 1) * 1000
+            holder.grant, holder.until_ms = decision, min(ends_ms, self._trusted_until_ms + 1)
+        return decision
 
     def refusal_of_key(self, facts: Facts) -> Refusal | None:
         """Why the key itself is refused now, or None."""
@@ -109,51 +162,61 @@ class Gate:
                     self._drop(changes.account_ids)
                 self._epoch, self._head = changes.epoch, changes.head
                 self._read_at_ms, self._cut_off_ms = began_at_ms, None
+                self._trust()
                 self.admissions.advance(changes.head)
 
     def ready(self) -> bool:
         """Whether the feed is fresh enough to let anyone pass."""
         try:
-            self.cached(())
+            self._refuse_stale()
         except StoreError:
             return False
         return True
 
-    def _stale(self) -> bool:
-        """Whether the feed has not been read for too long: longer only where the store itself is away (L14, L16)."""
-        now_ms, read_at_ms, cut_off_ms = self._clock.monotonic_ms(), self._read_at_ms, self._cut_off_ms
-        if read_at_ms is None:
-            return True
-        away = cut_off_ms is not None and self._spool_ms > 0
-        return now_ms - read_at_ms > max(STALENESS_MILLISECONDS, self._spool_ms if away else 0)
+    def _refuse_stale(self) -> None:
+        if self._clock.monotonic_ms() > self._trusted_until_ms and self._clock.monotonic_ms() > self._trust():
+            raise FactsStale("Access cannot be checked right now. Try again shortly.")
 
-    def _install(self, digests: Sequence[str], facts: Facts | None) -> None:
+    def _trust(self) -> int:
+        """Until when memory is trusted: longer only where the store itself is away (L14, L16)."""
+        read_at_ms, cut_off_ms = self._read_at_ms, self._cut_off_ms
+        if read_at_ms is None:
+            return -1
+        away = cut_off_ms is not None and self._spool_ms > 0
+        self._trusted_until_ms = read_at_ms + max(STALENESS_MILLISECONDS, self._spool_ms if away else 0)
+        return self._trusted_until_ms
+
+    def _install(self, name: bytes, facts: Facts | None) -> None:
+        """Keep what was read. Keys of one account share what is known about it."""
         if facts is None:
             if len(self._unknown) >= UNKNOWN_CACHED_MAX:
                 self._unknown.clear()
-            self._unknown.update(digests)
+            self._unknown.add(name)
             return
-        if len(self._facts) >= FACTS_CACHED_MAX:
-            self._forget(next(iter(self._facts)))
-        self._facts[facts.key.digest] = facts
-        self._digests.setdefault(facts.account.id, set()).add(facts.key.digest)
-
-    def _forget(self, name: str) -> None:
-        facts = self._facts.pop(name)
-        of_account = self._digests[facts.account.id]
-        of_account.discard(name)
-        if not of_account:
-            del self._digests[facts.account.id]
+        for kept in (self._keys, self._holders):
+            if len(kept) >= FACTS_CACHED_MAX:
+                _forget_oldest(kept)
+        standing = facts.standing
+        holder = self._holders.get(standing.account.id)
+        if holder is None or holder.standing != standing:
+            self._numbers += 1
+            holder = self._holders[standing.account.id] = _Holder(standing, self._numbers)
+        self._keys[name] = facts.key_id, holder.standing.account.id, holder.number, facts.expires_at, facts.revoked_at
 
     def _drop(self, account_ids: Sequence[str]) -> None:
         self._generation += 1
         self._unknown.clear()
         for account_id in account_ids:
-            for name in self._digests.pop(account_id, ()):
-                self._facts.pop(name, None)
+            self._holders.pop(account_id, None)
 
     def _drop_all(self) -> None:
         self._generation += 1
         self._unknown.clear()
-        self._facts.clear()
-        self._digests.clear()
+        self._keys.clear()
+        self._holders.clear()
+
+
+def _forget_oldest(kept: dict[Any, Any]) -> None:
+    """Many at once: to find the oldest one of a dict again and again, past all that were deleted, takes long."""
+    for oldest in list(islice(kept, 1 + len(kept) // 16)):
+        del kept[oldest]

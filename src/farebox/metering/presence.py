@@ -5,7 +5,7 @@ A process is dead when it has not beaten for a stated time of the one that watch
 
 import os
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -31,60 +31,62 @@ _log = structlog.get_logger("farebox.presence")
 
 
 class Admissions:
-    """Calls under way, by what their process knew of the change feed when it let them in."""
+    """Calls under way, by what their process knew of the change feed when it let them in.
+
+    Calls enter and leave on the event loop alone; everything else may be asked from any thread.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._under_way: Counter[int] = Counter()
-        self._positions: deque[tuple[int, int]] = deque()  # calls let in from this era on know this position
-        self._era = 0
-        self._known = 0
-        self._acknowledged = 0
+        self._newest = _Era(0)
+        self._eras = deque([self._newest])
 
     def enter(self) -> "Admission":
         """Before anything is asked about a call."""
-        with self._lock:
-            self._under_way[self._era] += 1
-            return Admission(self, self._era)
-
-    def leave(self, era: int) -> None:
-        """One call less that was let in in this era."""
-        with self._lock:
-            self._under_way[era] -= 1
-            if not self._under_way[era]:
-                del self._under_way[era]
+        era = self._newest
+        era.calls += 1
+        return Admission(era)
 
     def advance(self, position: int) -> None:
         """From now on calls are let in knowing the feed up to `position`: what it changed is no longer remembered."""
         with self._lock:
-            if position != self._known:
-                self._era += 1
-                self._known = position
-                self._positions.append((self._era, position))
+            if position != self._newest.position:
+                # A call that is just about to enter the old era asks after this, and so knows the position as well.
+                self._newest = _Era(position)
+                self._eras.append(self._newest)
 
     def acknowledged(self) -> int:
         """The position that every call knew which is under way, or any later one."""
         with self._lock:
-            oldest = min(self._under_way, default=self._era)
-            while self._positions and self._positions[0][0] <= oldest:
-                self._acknowledged = self._positions.popleft()[1]
-            return self._acknowledged
+            while len(self._eras) > 1 and not self._eras[0].calls:
+                self._eras.popleft()
+            return self._eras[0].position
+
+
+class _Era:
+    """The calls that were let in knowing the feed up to one position."""
+
+    __slots__ = ("calls", "position")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.calls = 0
 
 
 class Admission:
     """One call under way, from before it was let in."""
 
-    __slots__ = ("_admissions", "_era")
+    __slots__ = ("_era",)
 
-    def __init__(self, admissions: Admissions, era: int) -> None:
-        self._admissions: Admissions | None = admissions
-        self._era = era
+    def __init__(self, era: _Era) -> None:
+        self._era: _Era | None = era
 
     def leave(self) -> None:
         """The call is refused, or all that it will ever cost is committed. Again: nothing."""
-        admissions, self._admissions = self._admissions, None
-        if admissions is not None:
-            admissions.leave(self._era)
+        era = self._era
+        if era is not None:
+            self._era = None
+            era.calls -= 1
 
 
 class Watch:

@@ -5,19 +5,20 @@ Runs on the event loop; the store's work runs on one writer thread. A call is ac
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
-from farebox.domain.usage import Batch, Increment
+from farebox.domain.usage import Batch, Increment, RowName
 from farebox.errors import RecordConflict, StoreError, StoreUnavailable, WriterFenced
 from farebox.metering.spool import Spooler
 from farebox.ports import Clock, Entropy, Store
 
 __all__ = [
-    "BATCH_INCREMENTS_MAX",
+    "BATCH_ROWS_MAX",
+    "COMMIT_INTERVAL_MILLISECONDS",
     "GATHER_MILLISECONDS_MAX",
     "MERGE_ROUNDS_MAX",
     "RESOLVE_ATTEMPTS_MAX",
@@ -25,11 +26,12 @@ __all__ = [
     "Recorder",
 ]
 
-BATCH_INCREMENTS_MAX: Final = 5_000
+BATCH_ROWS_MAX: Final = 5_000
 RESOLVE_ATTEMPTS_MAX: Final = 3
 RETRY_MILLISECONDS: Final = 250
 MERGE_ROUNDS_MAX: Final = 20
 GATHER_MILLISECONDS_MAX: Final = 8
+COMMIT_INTERVAL_MILLISECONDS: Final = 1
 _QUIET_TURNS: Final = 3
 _MAY_HAVE_HAPPENED: Final = "Usage could not be recorded. The call may have done its work."
 
@@ -37,13 +39,30 @@ _log = structlog.get_logger("farebox.recorder")
 
 
 class _Group:
-    """Increments that will be committed together, and the one future that all of their calls await."""
+    """What will be committed together: sums by usage row, and one future for each of the calls that wait."""
 
-    __slots__ = ("future", "increments")
+    __slots__ = ("named", "sums", "waiting")
 
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self.future = future
-        self.increments: list[Increment] = []
+    def __init__(self, named: Sequence[Increment] = ()) -> None:
+        self.sums: dict[RowName, list[int]] = {}  # quantity, calls, and when it was used last
+        self.named = tuple(named)
+        self.waiting: list[asyncio.Future[None]] = []
+
+    def increments(self) -> tuple[Increment, ...]:
+        return self.named or tuple(
+            Increment(*name, quantity, calls, used_at) for name, (quantity, calls, used_at) in self.sums.items()
+        )
+
+    def end(self, error: Exception | None = None) -> None:
+        """Tell those who still wait how it ended."""
+        for future in self.waiting:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+                future.exception()  # seen here, since its waiter may be about to leave
 
 
 class Recorder:
@@ -67,6 +86,7 @@ class Recorder:
         self._clock = clock
         self._entropy = entropy
         self._thread = thread
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[_Group] = []
         self._open: _Group | None = None
         self._task: asyncio.Task[None] | None = None
@@ -76,6 +96,7 @@ class Recorder:
         self._writer_process = 0
         self._process_id = process_id
         self._number = 0
+        self._commit_from = 0.0  # on the event loop's clock
         self._unproven: Batch | None = None
         self.healthy = True
         self.committed_batches = 0
@@ -90,12 +111,46 @@ class Recorder:
         """The time of a call that is handed over now (L4)."""
         return self._clock.now_at()
 
-    async def record(self, increments: Sequence[Increment]) -> None:
-        """Return once the increments are durable. StoreError when that is not proven; RecordConflict for a reused id.
+    def count(self, usage: Iterable[tuple[RowName, int]], at: int) -> asyncio.Future[None]:
+        """What is done when the usage of a call at `at` is durable; a StoreError when that is not proven.
 
-        A caller that is cancelled does not cancel the commit for the others.
+        Who stops waiting does not cancel the commit for the others.
         """
-        await asyncio.shield(self._submit(increments))
+        group = self._open
+        if group is None or len(group.sums) >= BATCH_ROWS_MAX:
+            group = self._open = _Group()
+            self._waiting.append(group)
+        sums = group.sums
+        for name, quantity in usage:
+            row = sums.get(name)
+            if row is None:
+                sums[name] = [quantity, 1, at]
+            else:
+                row[0] += quantity
+                row[1] += 1
+                row[2] = at
+        return self._wait_in(group)
+
+    async def record(self, increments: Sequence[Increment]) -> None:
+        """Return once the increments are durable, each once for its id; without one they are counted as a call is.
+
+        StoreError when that is not proven; RecordConflict when an id is known with other values.
+        """
+        if all(increment.record_id is None for increment in increments):
+            await self.count([(increment[:5], increment.quantity) for increment in increments], increments[-1].used_at)
+            return
+        group = _Group(increments)
+        self._waiting.append(group)
+        self._open = None
+        await self._wait_in(group)
+
+    def _wait_in(self, group: _Group) -> asyncio.Future[None]:
+        loop = self._own_loop()
+        future = loop.create_future()
+        group.waiting.append(future)
+        if self._task is None:
+            self._task = loop.create_task(self._drain())
+        return future
 
     async def close(self) -> None:
         """Commit what waits, and close the writer. Raises nothing: what could not be committed has been refused."""
@@ -109,22 +164,9 @@ class Recorder:
             await self._run(self._spool.close)
         if self._writer and self._unproven is None and self._writer_process == os.getpid():
             try:
-                await self._run(lambda: self._store.close_writer(self._writer))
+                await self._run(self._store.close_writer, self._writer)
             except StoreError as error:
                 _log.warning("writer_not_closed", reason=str(error))
-
-    def _submit(self, increments: Sequence[Increment]) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        alone = _has_ids(increments)
-        group = self._open
-        if group is None or alone or len(group.increments) + len(increments) > BATCH_INCREMENTS_MAX:
-            group = _Group(loop.create_future())
-            self._waiting.append(group)
-            self._open = None if alone else group
-        group.increments.extend(increments)
-        if self._task is None:
-            self._task = loop.create_task(self._drain())
-        return group.future
 
     async def _drain(self) -> None:
         """Commit group after group until none waits, each once the event loop has no further call for it."""
@@ -134,40 +176,53 @@ class Recorder:
                 group = self._waiting.pop(0)
                 if group is self._open:
                     self._open = None
+                increments = group.increments()
                 try:
-                    await self._run(lambda group=group: self._commit(tuple(group.increments)))  # type: ignore[misc]
+                    await self._run(self._commit, increments)
                 except StoreError as error:
-                    if self._spool is None or not _has_ids(group.increments):
+                    if self._spool is None or not group.named:
                         self._fail(error)
-                    _refuse(group.future, error)
+                    group.end(error)
                 except RecordConflict as error:
-                    _refuse(group.future, error)
+                    group.end(error)
                 except BaseException as error:
-                    _refuse(group.future, StoreUnavailable(internal=repr(error)))
+                    group.end(StoreUnavailable(internal=repr(error)))
                     raise
                 else:
                     self.healthy = True
                     self.committed_batches += 1
-                    self.committed_calls += len(group.increments)
-                    self._merge_when_spooling()
-                    if not group.future.done():
-                        group.future.set_result(None)
+                    self.committed_calls += sum(increment.calls for increment in increments)
+                    if self._spool is not None:
+                        self._merge_when_spooling()
+                    group.end()
         finally:
             self._task = None
             if self._waiting:
                 self._task = asyncio.get_running_loop().create_task(self._drain())
 
     async def _gather_calls(self, group: _Group) -> None:
-        """Let calls that are about to finish join: wait while the loop still brings some, a few milliseconds at most.
+        """Let calls that are about to finish join: wait while the loop still brings some, a few milliseconds at most,
+        and until the last commit is a little while ago.
 
         A commit costs more than a call, so under load one commit should serve many; when nothing else is going on
         this costs no more than a few turns of the loop.
         """
         until_ms = self._clock.monotonic_ms() + GATHER_MILLISECONDS_MAX
-        quiet, seen = 0, len(group.increments)
+        waiting = group.waiting
+        quiet, seen = 0, len(waiting)
         while quiet < _QUIET_TURNS and group is self._open and self._clock.monotonic_ms() < until_ms:
             await asyncio.sleep(0)
-            quiet, seen = (quiet + 1, seen) if len(group.increments) == seen else (0, len(group.increments))
+            quiet, seen = (quiet + 1, seen) if len(waiting) == seen else (0, len(waiting))
+        loop = self._own_loop()
+        early = self._commit_from - loop.time()
+        if early > 0:
+            await asyncio.sleep(early)
+        self._commit_from = loop.time() + COMMIT_INTERVAL_MILLISECONDS / 1000
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def _commit(self, increments: tuple[Increment, ...]) -> None:
         """On the writer thread: into the ledger; when that is lost, and for as long as it is, into the spool."""
@@ -252,7 +307,7 @@ class Recorder:
         while not self.healthy:
             await asyncio.sleep(RETRY_MILLISECONDS / 1000)
             try:
-                await self._run(lambda: self._commit(()))
+                await self._run(self._commit, ())
             except StoreError:
                 continue
             self.healthy = True
@@ -278,8 +333,8 @@ class Recorder:
                 _log.exception("merge_broken")
                 await asyncio.sleep(RETRY_MILLISECONDS / 1000)
 
-    async def _run(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _run(self, work: Callable[..., None], *arguments: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
 
 def _into(spool: Spooler, increments: tuple[Increment, ...], lost: Batch | None = None) -> None:
@@ -291,9 +346,3 @@ def _into(spool: Spooler, increments: tuple[Increment, ...], lost: Batch | None 
 
 def _has_ids(increments: Sequence[Increment]) -> bool:
     return any(i.record_id is not None for i in increments)
-
-
-def _refuse(future: asyncio.Future[None], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # seen here, since every waiter may have left

@@ -4,14 +4,14 @@ Every change of an account's facts is announced.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from farebox.domain.access import Facts
+from farebox.domain.access import Facts, Standing
 from farebox.domain.accounts import (
     TERMINAL_STATUSES,
     Account,
@@ -30,13 +30,26 @@ from farebox.store.usage import key_was_used
 
 __all__ = ["AccountTables", "Applied", "apply_subscriptions", "subscriptions_of"]
 
-_KEY = tuple(t.api_keys.c[field.name] for field in fields(ApiKey))
 _ACCOUNT = (
     t.accounts.c.id,
     t.accounts.c.created_at,
     t.accounts.c.email,
     t.accounts.c.reference,
     t.accounts.c.customer_id,
+)
+_FACTS = (
+    sa.select(
+        t.api_keys.c.id.label("key_id"),
+        t.api_keys.c.expires_at,
+        t.api_keys.c.revoked_at,
+        t.accounts.c.held_until,
+        *(column.label(f"account_{column.name}") for column in _ACCOUNT),
+        *(column for column in t.subscriptions.c if column.name != "account_id"),
+    )
+    .join_from(t.api_keys, t.accounts)
+    .join(t.subscriptions, t.subscriptions.c.account_id == t.accounts.c.id, isouter=True)
+    .where(t.api_keys.c.digest.in_(sa.bindparam("digests", expanding=True)))
+    .order_by(t.subscriptions.c.id)
 )
 
 
@@ -139,17 +152,13 @@ class AccountTables:
             return True
 
     def find_facts(self, digests: Sequence[str]) -> Facts | None:
-        held = t.accounts.c.held_until
-        query = (
-            sa.select(*_KEY, *_ACCOUNT, held).join_from(t.api_keys, t.accounts).where(t.api_keys.c.digest.in_(digests))
-        )
         with self._database.read() as connection:
-            row = connection.execute(query).first()
-            if row is None:
-                return None
-            values = tuple(row)
-            key, account = ApiKey(*values[: len(_KEY)]), Account(*values[len(_KEY) : -1])
-            return Facts(key, account, subscriptions_of(connection, account.id), values[-1])
+            rows = connection.execute(_FACTS, {"digests": list(digests)}).all()
+        if not rows:
+            return None
+        key_id, expires_at, revoked_at, held_until, *account = rows[0][: 4 + len(_ACCOUNT)]
+        subscriptions = tuple(_subscription(row) for row in rows if row.status is not None)
+        return Facts(key_id, Standing(Account(*account), subscriptions, held_until), expires_at, revoked_at)
 
     def peppers_in_use(self, now: int) -> dict[str, int]:
         k = t.api_keys.c

@@ -4,6 +4,7 @@ A driver's text never reaches a public detail.
 """
 
 import os
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from farebox.errors import StoreError, StoreUnavailable, StoreUnusable
 from farebox.ports import Durability
 from farebox.store.postgres import FEED_CHANNEL, PostgresBackend
-from farebox.store.sqlite import BUSY_TIMEOUT_MILLISECONDS, SqliteBackend
+from farebox.store.sqlite import BUSY_TIMEOUT_MILLISECONDS, QuickConnection, SqliteBackend
 from farebox.store.tables import metadata
 
 __all__ = [
@@ -101,6 +102,7 @@ class Database:
         self._alone = threading.RLock() if sqlite and self.path is None else None
         self._turns = _Turns() if sqlite and self.path is not None else None
         self._engine: Engine | None = None
+        self._quick: QuickConnection | None = None
         self._process = os.getpid()
 
     @property
@@ -139,6 +141,9 @@ class Database:
             _log.critical("weak_durability", database=self._backend.name, weakness=weakness)
 
     def close(self) -> None:
+        if self._quick is not None:
+            self._quick.close()
+            self._quick = None
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
@@ -179,12 +184,42 @@ class Database:
             if turns is not None:
                 turns.give_back()
 
+    @property
+    def quick(self) -> bool:
+        """Whether `quick_write` is to be had: on a SQLite file."""
+        return self._turns is not None
+
+    @contextmanager
+    def quick_write(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction as `write`, past SQLAlchemy: on the driver's own connection, for the commits of calls."""
+        engine, turns = self._own_engine(), self._turns
+        if turns is None or not turns.take(BUSY_TIMEOUT_MILLISECONDS / 1000):
+            raise StoreUnavailable(internal="other writers of this process did not come to an end")
+        try:
+            if self._quick is None:
+                self._quick = QuickConnection(engine)
+            self._quick.begin()
+            yield self._quick.raw
+            self._quick.raw.execute("COMMIT")
+        except BaseException as error:
+            quick, self._quick = self._quick, None
+            if quick is not None:
+                quick.close()
+            if isinstance(error, sqlite3.IntegrityError | sqlite3.DataError):
+                raise StoreError(internal=str(error)) from error
+            if isinstance(error, sqlite3.Error | sa.exc.SQLAlchemyError):
+                raise StoreUnavailable(internal=_reason(error)) from error
+            raise
+        finally:
+            turns.give_back()
+
     def _own_engine(self) -> Engine:
         """The engine; after a fork the child drops the connections that it must not share."""
         if self._engine is None:
             raise StoreUnavailable("The ledger is closed.")
         if self._process != os.getpid():
             self._engine.dispose(close=False)
+            self._quick = None
             self._process = os.getpid()
             self._turns = _Turns() if self._turns is not None else None
         return self._engine

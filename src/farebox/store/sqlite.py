@@ -16,12 +16,20 @@ from sqlalchemy.pool import StaticPool
 from farebox.errors import StoreUnusable
 from farebox.ports import Durability
 
-__all__ = ["APPLICATION_ID", "BUSY_TIMEOUT_MILLISECONDS", "CONNECTIONS_MAX", "LOCK_LOOK_MILLISECONDS", "SqliteBackend"]
+__all__ = [
+    "APPLICATION_ID",
+    "BUSY_TIMEOUT_MILLISECONDS",
+    "CONNECTIONS_MAX",
+    "LOCK_LOOK_MILLISECONDS",
+    "QuickConnection",
+    "SqliteBackend",
+]
 
 APPLICATION_ID: Final = 0x46617265  # "Fare": marks a SQLite file as a Farebox ledger
 BUSY_TIMEOUT_MILLISECONDS: Final = 5_000
 LOCK_LOOK_MILLISECONDS: Final = 4
 CONNECTIONS_MAX: Final = 64  # more than all threads that may ask: who waits for the writer keeps no reader out
+_LOOK_OFTEN: Final = f"PRAGMA busy_timeout = {LOCK_LOOK_MILLISECONDS}"
 _FULL: Final = 2  # what PRAGMA synchronous answers when it is FULL
 _ADVICE: Final = "Name another file in FAREBOX_DATABASE_URL, or restore this one from a backup."
 
@@ -144,16 +152,44 @@ def _on_begin(connection: Connection) -> None:
         return
     # SQLite looks for a lock ever more seldom, so that a process could starve beside busy ones: look often instead.
     raw: Any = connection.connection.dbapi_connection
-    raw.execute(f"PRAGMA busy_timeout = {LOCK_LOOK_MILLISECONDS}")
+    raw.execute(_LOOK_OFTEN)
     try:
-        for _ in range(BUSY_TIMEOUT_MILLISECONDS // LOCK_LOOK_MILLISECONDS):
-            try:
-                raw.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    break
-            else:
-                return
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # once more, to fail as every statement does
+        if not _begin_writing(raw):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # once more, to fail as every statement does
     finally:
         raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
+
+
+def _begin_writing(raw: sqlite3.Connection) -> bool:
+    """Take the file's lock, looking for it often and for as long as is usual. False when there is something wrong."""
+    for _ in range(BUSY_TIMEOUT_MILLISECONDS // LOCK_LOOK_MILLISECONDS):
+        try:
+            raw.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                return False
+        else:
+            return True
+    return False
+
+
+class QuickConnection:
+    """A connection of the pool that is kept for one short transaction after another.
+
+    What SQLAlchemy does for each transaction costs several times what it costs SQLite to write a few rows durably.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._pooled = engine.raw_connection()
+        raw: Any = self._pooled.driver_connection
+        self.raw: sqlite3.Connection = raw
+        self.raw.execute(_LOOK_OFTEN)
+
+    def begin(self) -> None:
+        if not _begin_writing(self.raw):
+            self.raw.execute("BEGIN IMMEDIATE")  # once more, to fail as every statement does
+
+    def close(self) -> None:
+        """Give the connection up: what is wrong with it is not looked into."""
+        self._pooled.invalidate()
+        self._pooled.close()

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from farebox.domain.access import Grant
 from farebox.domain.catalog import Meter, Route
-from farebox.domain.usage import Increment, bucket_start, checked_quantity
+from farebox.domain.usage import RowName, checked_quantity
 from farebox.errors import (
     ChargeOutsideCall,
     ChargeTooLate,
@@ -20,6 +20,7 @@ from farebox.errors import (
     KeyInvalid,
     KeyMissing,
     MeterUnknown,
+    NotFound,
     PathTooLong,
 )
 
@@ -44,6 +45,7 @@ ROUTES_REMEMBERED_MAX: Final = 4_096
 PATH_CHARACTERS_MAX: Final = 2_048
 PATH_REMEMBERED_CHARACTERS_MAX: Final = 256
 _KEY_PREFIX: Final = "fb_"
+_SEVERAL: Final = "The request carries several different API keys. Send one."
 
 running_call: ContextVar["Call | None"] = ContextVar("farebox_call", default=None)
 
@@ -51,25 +53,28 @@ running_call: ContextVar["Call | None"] = ContextVar("farebox_call", default=Non
 class Call:
     """A paid call between its grant and its answer. After the answer has begun nothing more can be charged to it."""
 
-    __slots__ = ("begun", "charges", "from_code", "grant", "meters", "operation")
+    __slots__ = ("begun", "charges", "from_code", "grant", "key_id", "meters", "operation")
 
-    def __init__(self, grant: Grant, operation: str, meters: Mapping[str, Meter]) -> None:
+    def __init__(self, grant: Grant, key_id: str, operation: str, meters: Mapping[str, Meter]) -> None:
         self.grant = grant
+        self.key_id = key_id
         self.operation = operation
         self.meters = meters
         self.charges: dict[str, int] = {}
-        self.from_code: dict[str, int] = {}
+        self.from_code: dict[str, int] | None = None
         self.begun = False
 
     def price(self, meter: str, quantity: int) -> None:
         """What the route costs, from code: replaces what farebox.toml says for this meter, and adds up among itself."""
-        self._set(meter, self.from_code.get(meter, 0), quantity)
-        self.from_code[meter] = self.charges[meter]
+        from_code = self.from_code or {}
+        self._set(meter, from_code.get(meter, 0), quantity)
+        self.from_code = {**from_code, meter: self.charges[meter]}
 
     def charge(self, meter: str, quantity: int) -> None:
         """Add to what the call costs. MeterUnknown, QuantityInvalid or ChargeTooLate leave everything as it was."""
         self._set(meter, self.charges.get(meter, 0), quantity)
-        self.from_code[meter] = self.from_code.get(meter, 0) + quantity
+        from_code = self.from_code or {}
+        self.from_code = {**from_code, meter: from_code.get(meter, 0) + quantity}
 
     def _set(self, meter: str, before: int, quantity: int) -> None:
         if self.begun:
@@ -79,18 +84,11 @@ class Call:
         total = before + checked_quantity(quantity, meter)
         self.charges[meter] = checked_quantity(total, meter)
 
-    def increments(self, at: int) -> list[Increment]:
-        """The call as additions to the ledger, at the time it is handed over.
-
-        A subscription may begin by Stripe's clock a moment before it does by ours: its calls belong to its period.
-        """
-        at = max(at, self.grant.started_at)
-        start = bucket_start(at, self.grant.boundaries)
-        account_id, key_id = self.grant.account.id, self.grant.key_id
-        return [
-            Increment(account_id, meter, key_id, self.operation, start, quantity, 1, at)
-            for meter, quantity in self.charges.items()
-        ]
+    def usage(self, at: int) -> list[tuple[RowName, int]]:
+        """What the call adds to which rows of the ledger, when it is handed over at `at`."""
+        grant, key_id, operation = self.grant, self.key_id, self.operation
+        account_id, start = grant.account.id, grant.bucket(at)
+        return [((account_id, meter, key_id, operation, start), quantity) for meter, quantity in self.charges.items()]
 
 
 def current_call() -> Call:
@@ -111,6 +109,25 @@ class RouteTable:
         rules[first:first] = [Route("*", path, public=True) for path in public_paths]
         self._rules = [(rule, _compiled(rule.path)) for rule in rules]
         self._remembered: dict[tuple[str, str], Route | None] = {}
+        self._priced: dict[tuple[str, str], Route | None] = {}
+
+    def price(self, method: str, path: str) -> Route | None:
+        """The route that prices this call, or None: then it needs a key and costs nothing.
+
+        NotFound when the path would fall under another rule once it is resolved (A20).
+        """
+        asked = (method, path)
+        try:
+            return self._priced[asked]
+        except KeyError:
+            route = self.find(method, path)
+        if self.ambiguous(method, path):
+            raise NotFound("There is nothing at this path.")
+        if len(path) <= PATH_REMEMBERED_CHARACTERS_MAX:
+            if len(self._priced) >= ROUTES_REMEMBERED_MAX:
+                self._priced.clear()
+            self._priced[asked] = route
+        return route
 
     def find(self, method: str, path: str) -> Route | None:
         """The route that prices this call, or None: then it needs a key and costs nothing."""
@@ -165,25 +182,42 @@ def credential_of(scope: Mapping[str, Any], credentials: Sequence[str]) -> str:
 
     A Bearer value that does not begin with fb_ is the seller's own business when another place holds a key.
     """
-    bearer: list[str] = []
-    others: list[str] = []
+    key, bearer, stranger = "", False, False
     for name, value in scope["headers"]:
-        if name == b"authorization" and "bearer" in credentials:
+        if name == b"x-api-key":
+            if "x-api-key" not in credentials:
+                continue
+            found = value.decode("latin-1").strip()
+        elif name == b"authorization":
+            if "bearer" not in credentials:
+                continue
             scheme, _, rest = value.decode("latin-1").partition(" ")
-            if scheme.lower() == "bearer":
-                bearer.append(rest.strip())
-        elif name == b"x-api-key" and "x-api-key" in credentials:
-            others.append(value.decode("latin-1").strip())
-    others.extend(_query_values(scope, credentials))
-    keys = {value for value in (*bearer, *others) if value.startswith(_KEY_PREFIX)}
-    strangers = [value for value in others if not value.startswith(_KEY_PREFIX)]
-    if len(keys) > 1 or (keys and strangers):
-        raise CredentialsConflict("The request carries several different API keys. Send one.")
-    if not keys:
-        if bearer or others:
+            if scheme.lower() != "bearer":
+                continue
+            found = rest.strip()
+            bearer = True
+        else:
+            continue
+        if not found.startswith(_KEY_PREFIX):
+            stranger = stranger or name == b"x-api-key"
+        elif key and found != key:
+            raise CredentialsConflict(_SEVERAL)
+        else:
+            key = found
+    if scope["query_string"]:
+        for found in _query_values(scope, credentials):
+            if not found.startswith(_KEY_PREFIX):
+                stranger = True
+            elif key and found != key:
+                raise CredentialsConflict(_SEVERAL)
+            else:
+                key = found
+    if not key:
+        if bearer or stranger:
             raise KeyInvalid("The API key is not valid. Check that it was copied whole.")
         raise KeyMissing("Send your API key as `Authorization: Bearer fb_…` or `X-API-Key: fb_…`.")
-    key = keys.pop()
+    if stranger:
+        raise CredentialsConflict(_SEVERAL)
     if len(key) > CREDENTIAL_CHARACTERS_MAX:
         raise KeyInvalid("The API key is not valid. Check that it was copied whole.")
     return key
@@ -191,7 +225,7 @@ def credential_of(scope: Mapping[str, Any], credentials: Sequence[str]) -> str:
 
 def _query_values(scope: Mapping[str, Any], credentials: Sequence[str]) -> list[str]:
     names = {entry.removeprefix("query:") for entry in credentials if entry.startswith("query:")}
-    if not names or not scope["query_string"]:
+    if not names:
         return []
     try:
         fields = parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=QUERY_FIELDS_MAX)

@@ -14,10 +14,9 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from farebox.domain.access import Facts, Grant
-from farebox.domain.catalog import Meter, Route
+from farebox.domain.catalog import Meter
 from farebox.errors import (
     FareboxError,
-    NotFound,
     NotStarted,
     RequestRefused,
     StoreError,
@@ -54,10 +53,20 @@ class Edge:
 
     async def identify(self, scope: Mapping[str, Any]) -> Facts:
         """The facts of the key that the request carries. AccessRefused or StoreError."""
-        digests = self.gate.digests(credential_of(scope, self.credentials))
-        facts = self.gate.cached(digests)
+        return await self._facts(credential_of(scope, self.credentials))
+
+    async def admit(self, text: str) -> tuple[str, Grant]:
+        """The key's id and leave to make a paid call, or the refusal raised: where the gate's memory did not do."""
+        facts = await self._facts(text)
+        decision = self.gate.decide(facts)
+        if isinstance(decision, Grant):
+            return facts.key_id, decision
+        raise decision
+
+    async def _facts(self, text: str) -> Facts:
+        facts = self.gate.known(text)
         if facts is None:
-            facts = await asyncio.get_running_loop().run_in_executor(self.readers, self.gate.fill, digests)
+            facts = await asyncio.get_running_loop().run_in_executor(self.readers, self.gate.fill, text)
         return facts
 
     async def identify_holder(self, scope: Mapping[str, Any]) -> Facts:
@@ -67,13 +76,6 @@ class Edge:
         if refusal is not None:
             raise refusal
         return facts
-
-    async def admit(self, scope: Mapping[str, Any]) -> Grant:
-        """Leave to make a paid call, or the refusal raised."""
-        decision = self.gate.decide(await self.identify(scope))
-        if isinstance(decision, Grant):
-            return decision
-        raise decision
 
 
 class Host(Protocol):
@@ -113,9 +115,7 @@ class PaidCalls:
             await self._app(scope, receive, send)
             return
         try:
-            route = edge.table.find(method, path)
-            if edge.table.ambiguous(method, path):
-                raise NotFound("There is nothing at this path.")
+            route = edge.table.price(method, path)
         except RequestRefused as error:
             await _refuse(error, scope, receive, send, pay_url=None)
             return
@@ -124,44 +124,36 @@ class PaidCalls:
             return
         admission = edge.gate.admissions.enter()
         try:
-            await self._serve_paid(edge, route, admission, scope, receive, send)
+            try:
+                text = credential_of(scope, edge.credentials)
+                key_id, grant = edge.gate.admit(text) or await edge.admit(text)
+                if not edge.recorder.healthy:
+                    raise StoreUnavailable("Usage cannot be recorded right now. Try again shortly.")
+            except FareboxError as error:
+                await _refuse(error, scope, receive, send, pay_url=edge.pay_url)
+                return
+            call = Call(grant, key_id, route.match if route is not None else "", edge.meters)
+            if route is not None and route.meter is not None:
+                call.charges[route.meter] = route.quantity
+            # The scope must not lead to the answer, which leads to it: each call would be left to the collector.
+            scope[SCOPE_KEY] = call
+            answer = _Answer(edge, call, admission, scope, receive, send)
+            token = running_call.set(call)
+            try:
+                await self._app(scope, receive, answer.send)
+            except UsageError as error:
+                _log.error("charge_refused", code=error.code, reason=error.detail, operation=call.operation)
+                if call.begun:
+                    raise
+                await _refuse(type(error)(), scope, receive, send, pay_url=None)
+            except Exception:
+                if not answer.refused:
+                    raise
+                # The application was told that its client is gone, and said so.
+            finally:
+                running_call.reset(token)
         finally:
             admission.leave()
-
-    async def _serve_paid(
-        self, edge: Edge, route: Route | None, admission: Admission, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        try:
-            grant = await edge.admit(scope)
-            if not edge.recorder.healthy:
-                raise StoreUnavailable("Usage cannot be recorded right now. Try again shortly.")
-        except FareboxError as error:
-            await _refuse(error, scope, receive, send, pay_url=edge.pay_url)
-            return
-        call = Call(grant, route.match if route is not None else "", edge.meters)
-        if route is not None and route.meter is not None:
-            call.charges[route.meter] = route.quantity
-        await self._run(edge, call, admission, scope, receive, send)
-
-    async def _run(
-        self, edge: Edge, call: Call, admission: Admission, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        answer = _Answer(edge, call, admission, scope, receive, send)
-        scope[SCOPE_KEY] = call
-        token = running_call.set(call)
-        try:
-            await self._app(scope, receive, answer.send)
-        except UsageError as error:
-            _log.error("charge_refused", code=error.code, reason=error.detail, operation=call.operation)
-            if answer.started:
-                raise
-            await _refuse(type(error)(), scope, receive, send, pay_url=None)
-        except Exception:
-            if not answer.refused:
-                raise
-            # The application was told that its client is gone, and said so.
-        finally:
-            running_call.reset(token)
 
 
 class _Lifespan:
@@ -199,7 +191,7 @@ class _Lifespan:
 class _Answer:
     """The seller's answer on its way out: its start waits until the call is durable; a lost store makes it a 503."""
 
-    __slots__ = ("_admission", "_call", "_edge", "_receive", "_scope", "_send", "refused", "started")
+    __slots__ = ("_admission", "_call", "_edge", "_receive", "_scope", "_send", "refused")
 
     def __init__(
         self, edge: Edge, call: Call, admission: Admission, scope: Scope, receive: Receive, send: Send
@@ -211,19 +203,21 @@ class _Answer:
         self._receive = receive
         self._send = send
         self.refused = False
-        self.started = False
 
     async def send(self, message: Message) -> None:
-        if self.refused:
-            # As a server says that the client has left: a stream that nobody will read must end, not run on.
-            raise OSError("the answer was refused: its usage could not be recorded")
-        if not self.started and message["type"] in ("http.response.start", "websocket.accept"):
-            self.started = True
-            self._call.begun = True
-            if self._call.charges and 200 <= message.get("status", 200) < 300:
+        call = self._call
+        if call.begun:
+            if self.refused:
+                # As a server says that the client has left: a stream that nobody will read must end, not run on.
+                raise OSError("the answer was refused: its usage could not be recorded")
+        elif message["type"] in ("http.response.start", "websocket.accept"):
+            call.begun = True
+            if call.charges and 200 <= message.get("status", 200) < 300:
+                recorder = self._edge.recorder
+                # A subscription may begin by Stripe's clock a moment before it does by ours: its calls are its own.
+                at = max(recorder.now_at(), call.grant.started_at)
                 try:
-                    recorder = self._edge.recorder
-                    await recorder.record(self._call.increments(recorder.now_at()))
+                    await recorder.count(call.usage(at), at)
                 except StoreError as error:
                     self.refused = True
                     await _refuse(error, self._scope, self._receive, self._send, pay_url=None)
@@ -268,7 +262,8 @@ async def _refuse(error: FareboxError, scope: Scope, receive: Receive, send: Sen
 
 def _route_path(scope: Scope) -> str:
     """The path as the application's own router sees it: without what a proxy or an outer mount stands for."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
     if root and path.startswith(root) and path[len(root) :][:1] in ("", "/"):
         return path[len(root) :]
     return path

@@ -266,7 +266,7 @@ def _add_keys(app: FastAPI, billing: Billing) -> None:
     async def keys(facts: Facts = identified) -> models.KeysAnswer:
         """The account's keys: never the keys themselves, only how to recognise them."""
         found = await run_in_threadpool(billing.store.keys, facts.account.id)
-        return models.KeysAnswer(keys=[models.key_row(key, current=key.id == facts.key.id) for key in found])
+        return models.KeysAnswer(keys=[models.key_row(key, current=key.id == facts.key_id) for key in found])
 
     @app.post("/keys", status_code=201, openapi_extra=models.body_of(models.KeyRequest, required=False))
     async def create(request: Request, facts: Facts = identified) -> models.KeyAnswer:

@@ -1,15 +1,18 @@
 """Who may call: cached facts that a change, a race or a silent feed can never make stale."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
 from tests.shop import StillClock
 
 from farebox.domain.access import Facts, Grant
-from farebox.domain.accounts import Account, Subscription
+from farebox.domain.accounts import Account, Subscription, SubscriptionItem
 from farebox.domain.keys import ApiKey, Pepper, digest, mint, pepper_from
+from farebox.domain.usage import Period
 from farebox.errors import FactsStale, KeyExpired, KeyInvalid, KeyRevoked, StoreUnavailable, SubscriptionMissing
 from farebox.metering import gate as module
 from farebox.metering.gate import STALENESS_MILLISECONDS, Gate
@@ -70,8 +73,7 @@ class House:
     def enter(self, text: str, gate: Gate | None = None) -> Facts:
         """What the edge does with a key: memory first, then the ledger."""
         gate = gate or self.gate
-        digests = gate.digests(text)
-        return gate.cached(digests) or gate.fill(digests)
+        return gate.known(text) or gate.fill(text)
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_unknown_keys(house: House) -> None:
     with pytest.raises(KeyInvalid):
         house.enter(text)
     house.gate.poll()
-    assert house.enter(text).key.id == "key_1"
+    assert house.enter(text).key_id == "key_1"
 
 
 def test_unknown_keys_take_bounded_memory(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +169,7 @@ def test_staleness(house: House) -> None:
     house.clock.manual.pass_ms(2_000)
     with pytest.raises(StoreUnavailable):
         house.gate.poll()
-    assert house.enter(text).key.id == "key_1"
+    assert house.enter(text).key_id == "key_1"
     assert house.gate.ready()
     house.clock.manual.pass_ms(1)
     assert not house.gate.ready()
@@ -176,7 +178,7 @@ def test_staleness(house: House) -> None:
             house.enter(asked)
     house.store.lost = False
     house.gate.poll()
-    assert house.enter(text).key.id == "key_1"
+    assert house.enter(text).key_id == "key_1"
     assert len(house.store.looked_up) == 1
 
 
@@ -193,8 +195,8 @@ def test_staleness_with_a_spool(house: House) -> None:
     with pytest.raises(StoreUnavailable):
         gate.poll()
     house.clock.manual.pass_ms(27_999)
-    assert house.enter(text, gate).key.id == "key_1"
-    assert gate.cached(gate.digests(mint(bytes(32), live=False).reveal())) is None
+    assert house.enter(text, gate).key_id == "key_1"
+    assert gate.known(mint(bytes(32), live=False).reveal()) is None
     house.clock.manual.pass_ms(1)
     with pytest.raises(FactsStale):
         house.enter(text, gate)
@@ -209,7 +211,7 @@ def test_nobody_passes_before_the_feed_was_read(house: House) -> None:
     """A new process trusts nothing until it has read the feed (L14)."""
     fresh = house.new_gate()
     with pytest.raises(FactsStale):
-        fresh.cached(fresh.digests(house.sell()))
+        fresh.known(house.sell())
     assert not fresh.ready()
 
 
@@ -277,7 +279,7 @@ def test_an_unknown_answer_that_raced_with_a_change(house: House) -> None:
     house.store.meanwhile = made
     with pytest.raises(KeyInvalid):
         house.enter(text)
-    assert house.enter(text).key.id == "key_1"
+    assert house.enter(text).key_id == "key_1"
 
 
 def test_a_fill_before_a_change_that_is_not_read_yet(house: House) -> None:
@@ -328,3 +330,126 @@ def test_decisions_follow_the_clock(house: House) -> None:
     house.clock.pass_seconds(1)
     assert isinstance(house.gate.decide(house.enter(text)), KeyExpired)
     assert len(house.store.looked_up) == 2
+
+
+def subscribe(house: House, n: int = 1, **changes: object) -> None:
+    """The account's only subscription, as a fetch brings it, heard of."""
+    subscription = replace(Subscription(f"sub_{n}", f"cus_{n}", "payg", "active", AT), **changes)  # type: ignore[arg-type]
+    fence = house.store.take_fence(f"acc_{n}")
+    house.store.put_subscriptions(f"acc_{n}", (subscription,), fence=fence, at=house.clock.now_at())
+    house.gate.poll()
+
+
+def let_in(house: House, text: str) -> bool:
+    """What the edge does with a paid call: whether it is let in. Memory alone says what a second look would say."""
+    try:
+        at_once = house.gate.admit(text)
+        facts = house.enter(text)
+    except (KeyInvalid, FactsStale):
+        assert house.gate.admit(text) is None
+        return False
+    decision = house.gate.decide(facts)
+    if at_once is not None:
+        assert (at_once[0], type(decision)) == (facts.key_id, Grant)
+    return isinstance(decision, Grant)
+
+
+def test_admitted_at_once(house: House) -> None:
+    """After the first call memory alone lets a key's calls in, and keys of one account share what is known of it."""
+    text, second = house.sell(), mint(b"s" * 32, live=False).reveal()
+    made = ApiKey("key_2", "acc_1", digest(second, NEW), NEW.id, second[:8], second[-4:], "", AT)
+    house.store.add_key(made)
+    subscribe(house)
+    assert house.gate.admit(text) is None
+    assert let_in(house, text)
+    first = house.gate.admit(text)
+    assert first is not None
+    assert (first[0], first[1].account.id) == ("key_1", "acc_1")
+    assert house.gate.admit(second) is None
+    assert let_in(house, second)
+    other = house.gate.admit(second)
+    assert other is not None
+    assert (other[0], other[1].account) == ("key_2", first[1].account)
+    assert house.gate.admit(mint(b"x" * 32, live=False).reveal()) is None
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda house: house.store.end_key("acc_1", "key_1", at=AT),
+        lambda house: house.store.hold_account("acc_1", now=AT, until=AT + 60),
+        lambda house: subscribe(house, status="canceled"),
+    ],
+    ids=["revoked", "held", "canceled"],
+)
+def test_nobody_is_admitted_by_what_was(house: House, end: Callable[[House], object]) -> None:
+    """What ends access ends it in memory as well, with the next read of the feed (I9, L12)."""
+    text = house.sell()
+    subscribe(house)
+    assert let_in(house, text)
+    assert let_in(house, text)
+    end(house)
+    house.gate.poll()
+    assert house.gate.admit(text) is None
+    assert not let_in(house, text)
+
+
+def test_a_key_is_not_revived_by_another(house: House) -> None:
+    """An account that is read anew for one of its keys says nothing about another key that was read before."""
+    text, second = house.sell(), mint(b"s" * 32, live=False).reveal()
+    house.store.add_key(ApiKey("key_2", "acc_1", digest(second, NEW), NEW.id, second[:8], second[-4:], "", AT))
+    subscribe(house)
+    assert let_in(house, text)
+    assert let_in(house, second)
+    house.store.end_key("acc_1", "key_1", at=AT)
+    house.gate.poll()
+    assert let_in(house, second)
+    assert house.gate.admit(second) is not None
+    assert house.gate.admit(text) is None
+    assert not let_in(house, text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cancel_at_period_end": True},
+        {"status": "past_due"},  # with the gate's grace of 60 seconds
+    ],
+)
+def test_an_end_that_was_foreseen(house: House, changes: dict[str, Any]) -> None:
+    """A subscription that ends by itself lets calls in until that second and not beyond, with nothing new heard."""
+    text = house.sell()
+    price = SubscriptionItem("si_1", "price_1", "calls", Decimal(1), "usd", Period(AT - 60, AT + 60))
+    subscribe(house, items=(price,), **changes)
+    seen = []
+    for _ in range(62):
+        house.gate.poll()
+        seen.append((let_in(house, text), let_in(house, text)))
+        house.clock.pass_seconds(1)
+    assert seen == [(True, True)] * 60 + [(False, False)] * 2
+
+
+def test_memory_is_not_trusted_for_long(house: House) -> None:
+    """Who has not read the feed for longer than the bound admits nobody, however often somebody was (L14)."""
+    text = house.sell()
+    subscribe(house)
+    for _ in range(STALENESS_MILLISECONDS // 500):
+        assert let_in(house, text)
+        house.clock.manual.pass_ms(500)
+    assert let_in(house, text)
+    house.clock.manual.pass_ms(1)
+    assert house.gate.admit(text) is None
+    assert not let_in(house, text)
+
+
+def test_what_is_remembered_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more keys than are kept the oldest are asked for again, and every one is let in."""
+    monkeypatch.setattr(module, "FACTS_CACHED_MAX", 20)
+    texts = [house.sell(n) for n in range(50)]
+    for n in range(50):
+        subscribe(house, n)
+    assert all(let_in(house, text) for text in texts)
+    known = [text for text in texts if house.gate.admit(text) is not None]
+    assert 15 <= len(known) <= 20
+    assert known == texts[-len(known) :]
+    assert all(let_in(house, text) for text in texts)

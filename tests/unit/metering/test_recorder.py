@@ -64,7 +64,8 @@ class Faulty(SqlStore):
 
     @property
     def sizes(self) -> list[int]:
-        return [len(batch.increments) for batch in self.batches]
+        """How many calls each commit was for."""
+        return [sum(increment.calls for increment in batch.increments) for batch in self.batches]
 
     @property
     def total(self) -> int:
@@ -117,8 +118,8 @@ def run(store: Faulty, scenario: Callable[[Recorder], Awaitable[T]], clock: Stil
     return asyncio.run(main())
 
 
-def used(quantity: int = 1, record_id: str | None = None) -> list[Increment]:
-    return [Increment("acc", "calls", "key", "GET /api", AT, quantity, 1, AT, record_id)]
+def used(quantity: int = 1, record_id: str | None = None, key: str = "key") -> list[Increment]:
+    return [Increment("acc", "calls", key, "GET /api", AT, quantity, 1, AT, record_id)]
 
 
 async def turns(count: int = 20) -> None:
@@ -159,11 +160,11 @@ def test_calls_that_finish_together_share_a_commit(store: Faulty) -> None:
 
 
 def test_a_batch_is_bounded(store: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More calls than a batch may hold are several batches, and none is left behind."""
-    monkeypatch.setattr(module, "BATCH_INCREMENTS_MAX", 10)
+    """More rows than a batch may hold are several batches, and none is left behind."""
+    monkeypatch.setattr(module, "BATCH_ROWS_MAX", 10)
 
     async def scenario(recorder: Recorder) -> None:
-        await asyncio.gather(*(recorder.record(used()) for _ in range(25)))
+        await asyncio.gather(*(recorder.record(used(key=f"key_{n}")) for n in range(25)))
 
     run(store, scenario)
     assert (store.sizes, store.total) == ([10, 10, 5], 25)

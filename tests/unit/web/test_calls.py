@@ -42,7 +42,7 @@ BOTH = ("bearer", "x-api-key")
 def call(*, boundaries: tuple[int, ...] = (), **charges: int) -> Call:
     """A call that farebox.toml prices as told."""
     subscription = Subscription("sub_1", "cus_1", "payg", "active", HOUR)
-    made = Call(Grant(Account("acct_1", HOUR), "key_1", subscription, boundaries), "GET /api", METERS)
+    made = Call(Grant(Account("acct_1", HOUR), subscription, boundaries), "key_1", "GET /api", METERS)
     made.charges.update(charges)
     return made
 
@@ -115,17 +115,18 @@ def test_no_call_no_charge() -> None:
         current_call()
 
 
-def test_increments() -> None:
-    """L4: each charged meter is one call in the bucket of the hour, or since the period's start within it."""
+def test_usage() -> None:
+    """L4: each charged meter adds to the row of the hour, or since the period's start within it."""
     paid = call(boundaries=(HOUR + 60,), calls=2, tokens=0)
-    before, after = paid.increments(HOUR + 59), paid.increments(HOUR + 60)
-    assert [(i.meter, i.quantity, i.calls, i.bucket_start, i.used_at) for i in before] == [
-        ("calls", 2, 1, HOUR, HOUR + 59),
-        ("tokens", 0, 1, HOUR, HOUR + 59),
-    ]
-    assert {i.bucket_start for i in after} == {HOUR + 60}
-    assert {(i.account_id, i.key_id, i.operation, i.record_id) for i in after} == {
-        ("acct_1", "key_1", "GET /api", None)
+    row = ("acct_1", "calls", "key_1", "GET /api")
+    assert paid.usage(HOUR + 59) == [((*row, HOUR), 2), (("acct_1", "tokens", "key_1", "GET /api", HOUR), 0)]
+    starts = {at: paid.usage(at)[0][0][4] for at in (HOUR + 60, HOUR + 59, HOUR + 3599, HOUR + 3600, HOUR - 1)}
+    assert starts == {
+        HOUR + 60: HOUR + 60,
+        HOUR + 59: HOUR,
+        HOUR + 3599: HOUR + 60,
+        HOUR + 3600: HOUR + 3600,
+        HOUR - 1: HOUR - 3600,
     }
 
 

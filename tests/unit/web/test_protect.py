@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 from tests.shop import CATALOG
 
 from farebox import (
@@ -356,6 +356,32 @@ def test_protect_once_and_in_time(seller: Seller) -> None:
     started = FastAPI()
     with TestClient(started), pytest.raises(ConfigError, match="before the application starts"):
         Farebox().protect(started)
+
+
+def test_an_application_of_no_framework(seller: Seller) -> None:
+    """What `wrap` returns is the application with its paid routes behind a key, and its lifespan kept."""
+    told: list[str] = []
+
+    async def raw(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for _ in range(2):
+                message = await receive()
+                told.append(message["type"])
+                await send({"type": message["type"] + ".complete"})
+            return
+        seller.farebox.charge("tokens", 3)
+        await PlainTextResponse("served")(scope, receive, send)
+
+    wrapped = seller.farebox.wrap(raw)
+    with Kit(wrapped, seller.farebox, seller.config) as kit:
+        assert kit.client().get("/api").status_code == 401
+        buyer = kit.paid_client()
+        assert buyer.get("/api").text == "served"
+        assert kit.usage(buyer) == {"calls": 1, "tokens": 3}
+    assert told == ["lifespan.startup", "lifespan.shutdown"]
+    for again in (seller.farebox.wrap, seller.farebox.protect):
+        with pytest.raises(ConfigError, match="already protects"):
+            again(seller.app)
 
 
 def test_without_the_lifespan(seller: Seller) -> None:
