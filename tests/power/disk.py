@@ -135,10 +135,13 @@ class Connection:
     def cursor(self) -> "Cursor":
         return Cursor(self)
 
-    def execute(self, statement: str, values: Sequence[Any] = ()) -> "Cursor":
+    def execute(self, statement: str, values: Any = ()) -> "Cursor":
         cursor = self.cursor()
         cursor.execute(statement, values)
         return cursor
+
+    def executemany(self, statement: str, rows: Sequence[Any]) -> "Cursor":
+        return self.cursor().executemany(statement, rows)
 
     def create_function(self, *_: Any, **__: Any) -> None:
         """SQLAlchemy brings a regular expression that the ledger does not use."""

@@ -96,7 +96,7 @@ class Recorder:
         self._writer_process = 0
         self._process_id = process_id
         self._number = 0
-        self._commit_from = 0.0  # on the event loop's clock
+        self._commit_from_ms = 0
         self._unproven: Batch | None = None
         self.healthy = True
         self.committed_batches = 0
@@ -213,11 +213,10 @@ class Recorder:
         while quiet < _QUIET_TURNS and group is self._open and self._clock.monotonic_ms() < until_ms:
             await asyncio.sleep(0)
             quiet, seen = (quiet + 1, seen) if len(waiting) == seen else (0, len(waiting))
-        loop = self._own_loop()
-        early = self._commit_from - loop.time()
-        if early > 0:
-            await asyncio.sleep(early)
-        self._commit_from = loop.time() + COMMIT_INTERVAL_MILLISECONDS / 1000
+        early_ms = self._commit_from_ms - self._clock.monotonic_ms()
+        if early_ms > 0:
+            await asyncio.sleep(early_ms / 1000)
+        self._commit_from_ms = self._clock.monotonic_ms() + COMMIT_INTERVAL_MILLISECONDS
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._loop.is_closed():

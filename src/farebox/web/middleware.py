@@ -137,23 +137,25 @@ class PaidCalls:
                 call.charges[route.meter] = route.quantity
             # The scope must not lead to the answer, which leads to it: each call would be left to the collector.
             scope[SCOPE_KEY] = call
-            answer = _Answer(edge, call, admission, scope, receive, send)
-            token = running_call.set(call)
-            try:
-                await self._app(scope, receive, answer.send)
-            except UsageError as error:
-                _log.error("charge_refused", code=error.code, reason=error.detail, operation=call.operation)
-                if call.begun:
-                    raise
-                await _refuse(type(error)(), scope, receive, send, pay_url=None)
-            except Exception:
-                if not answer.refused:
-                    raise
-                # The application was told that its client is gone, and said so.
-            finally:
-                running_call.reset(token)
+            await self._run(call, _Answer(edge, call, admission, scope, receive, send), scope, receive, send)
         finally:
             admission.leave()
+
+    async def _run(self, call: Call, answer: "_Answer", scope: Scope, receive: Receive, send: Send) -> None:
+        token = running_call.set(call)
+        try:
+            await self._app(scope, receive, answer.send)
+        except UsageError as error:
+            _log.error("charge_refused", code=error.code, reason=error.detail, operation=call.operation)
+            if call.begun:
+                raise
+            await _refuse(type(error)(), scope, receive, send, pay_url=None)
+        except Exception:
+            if not answer.refused:
+                raise
+            # The application was told that its client is gone, and said so.
+        finally:
+            running_call.reset(token)
 
 
 class _Lifespan:
