@@ -41,7 +41,16 @@ def saturate(port: int, key: str, *, pid: int, connections: int, seconds: float,
     """As many calls as the server answers over so many connections."""
     cpu, began = cpu_seconds(pid), time.perf_counter()
     if _WRK:
-        command = [_WRK, "-t1", f"-c{connections}", f"-d{seconds:g}s", "-H", f"X-API-Key: {key}"]
+        command = [
+            _WRK,
+            "-t1",
+            f"-c{connections}",
+            f"-d{max(round(seconds), 1)}s",
+            "--timeout",
+            "30s",
+            "-H",
+            f"X-API-Key: {key}",
+        ]
         said = subprocess.run(
             [*command, f"http://{HOST}:{port}{path}"], capture_output=True, text=True, check=True
         ).stdout
