@@ -25,8 +25,8 @@ test: $(VENV)/test.stamp ## All tests
 lint: $(VENV)/test.stamp ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/test.stamp ## What being paid costs (PART=hello, rivals, scaling, ledger, reporter, sandbox: one part alone)
-	@$(BIN)/python -m bench $(if $(PART),--part $(PART)) $(ARGS)
+bench: $(VENV)/test.stamp ## What being paid costs (PART=hello, rivals, scaling, layers, ledger, reporter, sandbox: one part alone)
+	@sh tools/wrk.sh; $(BIN)/python -m bench $(if $(PART),--part $(PART)) $(ARGS)
 
 soak: $(VENV)/test.stamp ## Faults for as long as one likes (MINUTES=30): simulation, kill -9, loss of power
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) $(ARGS)

@@ -30,6 +30,7 @@ from farebox.config import load_settings
 from farebox.domain.accounts import Account
 from farebox.domain.keys import ApiKey, digest, is_well_formed, mint
 from farebox.domain.usage import Batch, Increment
+from farebox.logs import log_through_logging
 from farebox.store import tables as t
 from farebox.store.sql import SqlStore
 from farebox.system import SystemClock, SystemEntropy
@@ -185,6 +186,7 @@ async def _turn_ns() -> float:
 
 def _shop(folder: Path) -> tuple[Runtime, str]:
     """A seller without a Stripe, and the key of a buyer who is entitled."""
+    log_through_logging()  # stdout is for the figures
     path = folder / "farebox.toml"
     path.write_text(CONFIG)
     environment = {
