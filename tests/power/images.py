@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from tests.power.disk import Disk, recording
 
 from farebox.domain.accounts import Account
@@ -14,6 +15,7 @@ from farebox.domain.catalog import Catalog, Meter
 from farebox.domain.reports import Outcome, OutcomeKind, ReportState, Settlement
 from farebox.domain.usage import BUCKET_SECONDS, Batch, Increment
 from farebox.metering.sealer import Sealer
+from farebox.store import sqlite
 from farebox.store.sql import SqlStore
 from farebox.system import SystemEntropy
 
@@ -66,9 +68,13 @@ def work(path: Path, disk: Disk, chance: random.Random) -> int:
     """Batches of usage, seals and deliveries. Returns the step from which on the ledger promises anything."""
     clock, entropy = StandingClock(), SystemEntropy()
     store = SqlStore(f"sqlite:///{path}", clock, entropy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite, "CHECKPOINT_PAGES", CHECKPOINT_PAGES)  # for every connection that is made
+        return _work(store, clock, entropy, disk, chance)
+
+
+def _work(store: SqlStore, clock: StandingClock, entropy: SystemEntropy, disk: Disk, chance: random.Random) -> int:
     store.open()
-    with store.database.read() as connection:
-        connection.exec_driver_sql(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     store.add_account(Account("acct_1", START_AT, customer_id="cus_1"))
     sealer = Sealer(store, clock, Catalog(meters={"calls": Meter("calls", "Calls", "calls")}, plans={}, routes=()))
     began = len(disk.steps)

@@ -25,15 +25,14 @@ STALENESS_MILLISECONDS: Final = 2_000
 
 
 class _Holder:
-    """An account whose facts are cached, with the last grant that was given by them and until when that holds."""
+    """An account whose facts are cached, with the last grant that was given by them."""
 
-    __slots__ = ("grant", "number", "standing", "until_ms")
+    __slots__ = ("grant", "number", "standing")
 
     def __init__(self, standing: Standing, number: int) -> None:
         self.standing = standing
         self.number = number
         self.grant: Grant | None = None
-        self.until_ms = -1
 
 
 # A key as memory has it: its id, its account, the number of the holder that it was read with, when it expires, and when
@@ -88,7 +87,9 @@ class Gate:
         if holder is None or holder.number != number or expires_at is not None or revoked_at is not None:
             return None
         grant = holder.grant
-        return (key_id, grant) if grant is not None and self._clock.monotonic_ms() < holder.until_ms else None
+        if grant is None or self._clock.now_at() >= grant.until_at:
+            return None
+        return (key_id, grant) if self._clock.monotonic_ms() <= self._trusted_until_ms else None
 
     def known(self, text: str) -> Facts | None:
         """Facts from memory by the key in clear; None when the store must be asked.
@@ -137,9 +138,7 @@ class Gate:
         decision = decide_standing(facts.standing, now, self._grace_seconds)
         holder = self._holders.get(facts.account.id)
         if isinstance(decision, Grant) and holder is not None and holder.standing is facts.standing:
-            # The last second is looked at call by call.
-            ends_ms = self._clock.monotonic_ms() + (decision.until_at - now - 1) * 1000
-            holder.grant, holder.until_ms = decision, min(ends_ms, self._trusted_until_ms + 1)
+            holder.grant = decision
         return decision
 
     def refusal_of_key(self, facts: Facts) -> Refusal | None:

@@ -19,6 +19,8 @@ from farebox.ports import Durability
 __all__ = [
     "APPLICATION_ID",
     "BUSY_TIMEOUT_MILLISECONDS",
+    "CHECKPOINT_PAGES",
+    "COMMIT_CACHE_KIBIBYTES",
     "CONNECTIONS_MAX",
     "LOCK_LOOK_MILLISECONDS",
     "QuickConnection",
@@ -28,6 +30,8 @@ __all__ = [
 APPLICATION_ID: Final = 0x46617265  # "Fare": marks a SQLite file as a Farebox ledger
 BUSY_TIMEOUT_MILLISECONDS: Final = 5_000
 LOCK_LOOK_MILLISECONDS: Final = 4
+CHECKPOINT_PAGES: Final = 4_000  # pages that are written again and again are copied into the file once for all of them
+COMMIT_CACHE_KIBIBYTES: Final = 65_536
 CONNECTIONS_MAX: Final = 64  # more than all threads that may ask: who waits for the writer keeps no reader out
 _LOOK_OFTEN: Final = f"PRAGMA busy_timeout = {LOCK_LOOK_MILLISECONDS}"
 _FULL: Final = 2  # what PRAGMA synchronous answers when it is FULL
@@ -137,6 +141,7 @@ def _on_connect(raw: Any, _record: Any) -> None:
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
     mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     cursor.execute("PRAGMA foreign_keys = ON")
     level = cursor.execute("PRAGMA synchronous").fetchone()[0]
     cursor.close()
@@ -184,6 +189,7 @@ class QuickConnection:
         raw: Any = self._pooled.driver_connection
         self.raw: sqlite3.Connection = raw
         self.raw.execute(_LOOK_OFTEN)
+        self.raw.execute(f"PRAGMA cache_size = -{COMMIT_CACHE_KIBIBYTES}")
 
     def begin(self) -> None:
         if not _begin_writing(self.raw):
