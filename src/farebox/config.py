@@ -27,6 +27,7 @@ __all__ = [
     "WEBHOOK_SECRET_CHARACTERS_MIN",
     "Settings",
     "child_environment",
+    "load_catalog",
     "load_settings",
     "name_config",
 ]
@@ -108,7 +109,9 @@ class Settings:
         return self.peppers
 
     def require_serving(self) -> None:
-        """Refuse unless everything that serving needs is there; names all that is missing at once."""
+        """Refuse unless everything that serving needs is there, naming all that is missing at once, and every plan can
+        be sold.
+        """
         absent = {
             "STRIPE_SECRET_KEY": self.stripe_secret_key is None,
             "STRIPE_WEBHOOK_SECRET": not self.stripe_webhook_secrets,
@@ -120,8 +123,10 @@ class Settings:
             raise ConfigError("\n".join(missing))
         if not self.catalog.plans:
             raise ConfigError(f"{self.path}: there is no plan to sell. Add a [plans.NAME] table.")
+        self.catalog.require_sellable()
 
 
+_EMPTY: Final = "{} is set but empty. Give it a value or remove it."
 _HINTS: Final = {
     "STRIPE_SECRET_KEY": "a secret or restricted key from Stripe's dashboard",
     "STRIPE_WEBHOOK_SECRET": "the whsec_ secret printed by `farebox push --webhook` or `stripe listen`",
@@ -142,7 +147,7 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
     values = {name: source[name] for name in _VARIABLES if name in source}
     for name, value in values.items():
         if not value.strip():
-            raise ConfigError(f"{name} is set but empty. Give it a value or remove it.")
+            raise ConfigError(_EMPTY.format(name))
     config_path = Path(path or values.get("FAREBOX_CONFIG", "farebox.toml"))
     model = _read_file(config_path)
     key = _stripe_key(values.get("STRIPE_SECRET_KEY"), model.stripe.mode)
@@ -175,6 +180,14 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
         spool_seconds_max=model.ledger.spool_seconds_max,
         spool_path=Path(model.ledger.spool_path) if model.ledger.spool_path is not None else None,
     )
+
+
+def load_catalog(path: str | Path | None = None) -> Catalog:
+    """What farebox.toml sells. Of the environment only FAREBOX_CONFIG counts, when no path is given. ConfigError."""
+    named = path or _environment().get("FAREBOX_CONFIG", "farebox.toml").strip()
+    if not named:
+        raise ConfigError(_EMPTY.format("FAREBOX_CONFIG"))
+    return catalog_of(_read_file(Path(named)), str(named))
 
 
 def name_config(path: Path) -> None:

@@ -1,11 +1,24 @@
 """The form of farebox.toml: what may stand in it, and how what is wrong is said, by its dotted path."""
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from farebox.domain.catalog import Catalog, Meter, Plan, Price, Route, minor_units
+from farebox.domain.catalog import (
+    CURRENCIES,
+    AnyPrice,
+    Catalog,
+    Meter,
+    PackagePrice,
+    Plan,
+    Price,
+    Route,
+    Tier,
+    TieredPrice,
+    minor_units,
+)
 from farebox.domain.usage import QUANTITY_MAX
 from farebox.errors import ConfigError
 
@@ -31,6 +44,9 @@ ROUTES_MAX: Final = 1_000
 METER_EVENTS_PER_SECOND_MAX: Final = 10_000
 STREAM_REQUESTS_PER_SECOND_MAX: Final = 1_000
 MATCH_CHARACTERS_MAX: Final = 256  # the ledger keeps it with what was used
+_ITEMS_MAX: Final = 20  # of a subscription at Stripe, the base fee among them
+_TIERS_MAX: Final = 100
+_UNITS_MAX: Final = 10**15  # of a tier or a package
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MATCH: Final = re.compile(r"(\*|[A-Z]{3,10}) (/\S*)")
 _PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
@@ -49,6 +65,24 @@ def _whole(value: object) -> object:
     if isinstance(value, float):
         raise ValueError(f"must be a whole number, not {value}")
     return value
+
+
+def _units(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _UNITS_MAX:
+        raise ValueError(f"must be a whole number of units, from 1 to {_UNITS_MAX}, not {value!r}")
+    return value
+
+
+def _up_to(value: object) -> object:
+    """A number of units, or None for "inf"."""
+    if isinstance(value, str):
+        if value != "inf":
+            raise ValueError(f'write a whole number without quotes, or "inf" in the last tier, not {value[:40]!r}')
+        return None
+    return _units(value)
+
+
+_Amount = Annotated[str, BeforeValidator(_amount)]
 
 
 class _Table(BaseModel):
@@ -107,16 +141,41 @@ class _Meter(_Table):
     event_name: str | None = Field(default=None, min_length=1, max_length=100)
 
 
+class _Tier(_Table):
+    up_to: Annotated[int | None, BeforeValidator(_up_to)]
+    unit_amount: _Amount | None = None
+    flat_amount: _Amount | None = None
+
+
+class _Package(_Table):
+    size: Annotated[int, BeforeValidator(_units)]
+    unit_amount: _Amount
+    round: Literal["up", "down"] = "up"
+
+
 class _Price(_Table):
     meter: str
-    unit_amount: Annotated[str, BeforeValidator(_amount)]
+    unit_amount: _Amount | None = None
+    mode: Literal["graduated", "volume"] | None = None
+    tiers: list[_Tier] | None = Field(default=None, min_length=1, max_length=_TIERS_MAX)
+    package: _Package | None = None
 
 
 class _Plan(_Table):
     title: str = Field(min_length=1, max_length=250)
-    currency: str = Field(default="usd", pattern=r"^[a-z]{3}$")
+    currency: str = "usd"
     interval: Literal["day", "week", "month", "year"] = "month"
-    prices: list[_Price] = Field(min_length=1, max_length=20)
+    base: _Amount | None = None
+    prices: list[_Price] = Field(min_length=1, max_length=_ITEMS_MAX)
+
+    @field_validator("currency")
+    @classmethod
+    def _check_currency(cls, value: str) -> str:
+        if value not in CURRENCIES:
+            known = value.strip().lower() in CURRENCIES
+            advice = f'write "{value.strip().lower()}"' if known else 'write its code in small letters, like "usd"'
+            raise ValueError(f"{value[:40]!r} is no currency that Farebox knows; {advice}")
+        return value
 
 
 class _Route(_Table):
@@ -161,10 +220,10 @@ def explain(error: ValidationError) -> list[str]:
 def catalog_of(model: FileModel, source: str) -> Catalog:
     """The catalog that the file describes. ConfigError names the dotted path of what does not fit together."""
     faults = [*_name_faults(model), *_meter_faults(model)]
+    plans = {name: _plan(name, plan, faults) for name, plan in model.plans.items()}
     if faults:
         raise ConfigError("\n".join(f"{source}: {fault}" for fault in faults))
     meters = {n: Meter(name=n, title=m.title, event_name=m.event_name or n) for n, m in model.meters.items()}
-    plans = {name: _plan(name, plan, source) for name, plan in model.plans.items()}
     return Catalog(meters=meters, plans=plans, routes=tuple(_route(route) for route in model.routes))
 
 
@@ -206,15 +265,76 @@ def _meter_faults(model: FileModel) -> list[str]:
     return faults
 
 
-def _plan(name: str, plan: _Plan, source: str) -> Plan:
-    prices = []
-    for i, price in enumerate(plan.prices):
-        try:
-            amount = minor_units(price.unit_amount, plan.currency)
-        except ValueError as error:
-            raise ConfigError(f"{source}: plans.{name}.prices[{i}].unit_amount: {error}") from error
-        prices.append(Price(plan=name, meter=price.meter, currency=plan.currency, unit_amount=amount))
-    return Plan(name=name, title=plan.title, currency=plan.currency, interval=plan.interval, prices=tuple(prices))
+def _plan(name: str, plan: _Plan, faults: list[str]) -> Plan:
+    """The plan. What is wrong with it is added to the faults, with something harmless in its place."""
+    where = f"plans.{name}"
+    if plan.base is not None and len(plan.prices) == _ITEMS_MAX:
+        faults.append(f"{where}.prices: at most {_ITEMS_MAX - 1} beside a base fee: Stripe takes {_ITEMS_MAX} in all")
+    return Plan(
+        name=name,
+        title=plan.title,
+        currency=plan.currency,
+        interval=plan.interval,
+        prices=tuple(_price(name, plan, i, faults) for i in range(len(plan.prices))),
+        base=_exact(plan.base, plan.currency, f"{where}.base", faults) if plan.base is not None else None,
+    )
+
+
+def _price(name: str, plan: _Plan, number: int, faults: list[str]) -> AnyPrice:
+    price, currency, where = plan.prices[number], plan.currency, f"plans.{name}.prices[{number}]"
+    given = [kind for kind in ("unit_amount", "tiers", "package") if getattr(price, kind) is not None]
+    if len(given) > 1:
+        faults.append(f"{where}: it has {' and '.join(given)}; keep one of them")
+    if price.mode is not None and price.tiers is None:
+        faults.append(f"{where}.tiers: is required with mode; a price without tiers has no mode")
+    elif not given:
+        faults.append(f"{where}.unit_amount: is required; or tiers with their mode, or a package")
+    if price.tiers is not None:
+        if price.mode is None:
+            faults.append(f'{where}.mode: is required with tiers; write "graduated" or "volume"')
+        faults += _tier_faults(price.tiers, where)
+        tiers = tuple(_tier(tier, currency, f"{where}.tiers[{i}]", faults) for i, tier in enumerate(price.tiers))
+        return TieredPrice(price.meter, price.mode == "graduated", tiers)
+    if (package := price.package) is not None:
+        amount = _exact(package.unit_amount, currency, f"{where}.package.unit_amount", faults)
+        return PackagePrice(price.meter, package.size, amount, package.round == "up")
+    amount = _exact("0" if price.unit_amount is None else price.unit_amount, currency, f"{where}.unit_amount", faults)
+    return Price(plan=name, meter=price.meter, currency=currency, unit_amount=amount)
+
+
+def _tier_faults(tiers: list[_Tier], where: str) -> list[str]:
+    """Tiers that do not ascend from 1 to "inf" without a gap, or cost neither by the unit nor flat."""
+    faults = []
+    below = 0
+    for i, tier in enumerate(tiers):
+        at, last = f"{where}.tiers[{i}]", i == len(tiers) - 1
+        if tier.unit_amount is None and tier.flat_amount is None:
+            faults.append(f"{at}: needs a unit_amount, a flat_amount or both")
+        if tier.up_to is None and not last:
+            faults.append(f'{at}.up_to: only the last tier goes up to "inf"; those behind it would never be reached')
+        elif tier.up_to is not None and tier.up_to <= below:
+            faults.append(f"{at}.up_to: {tier.up_to} overlaps with a tier before, up to {below}; write a larger number")
+        elif tier.up_to is not None and last:
+            faults.append(f'{at}.up_to: more than {tier.up_to} units would have no price; end with up_to = "inf"')
+        below = max(below, tier.up_to or 0)
+    return faults
+
+
+def _tier(tier: _Tier, currency: str, where: str, faults: list[str]) -> Tier:
+    unit, flat = tier.unit_amount, tier.flat_amount
+    return Tier(
+        up_to=tier.up_to,
+        unit_amount=_exact(unit if unit is not None else "0", currency, f"{where}.unit_amount", faults),
+        flat_amount=_exact(flat, currency, f"{where}.flat_amount", faults) if flat is not None else None,
+    )
+
+
+def _exact(amount: str, currency: str, where: str, faults: list[str]) -> Decimal:
+    try:
+        return minor_units(amount, currency)
+    except ValueError as error:
+        faults.append(f"{where}: {error}")
+        return Decimal(0)
 
 
 def _route(route: _Route) -> Route:

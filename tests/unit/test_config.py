@@ -58,7 +58,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.catalog.meters == {"calls": Meter("calls", "API calls", "calls")}
     assert settings.catalog.routes == (Route("GET", "/api", False, "calls", 1),)
     plan = settings.catalog.plans["payg"]
-    assert (plan.currency, plan.interval, plan.prices[0].unit_amount) == ("usd", "month", Decimal(100))
+    assert (plan.currency, plan.interval, plan.sellable_prices()[0].unit_amount) == ("usd", "month", Decimal(100))
     assert settings.webhook_url == "https://api.example.com/billing/webhook"
     assert not settings.live
 

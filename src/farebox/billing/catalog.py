@@ -34,15 +34,20 @@ class _Made:
 
 
 def plan_push(catalog: Catalog, provider: Provider) -> list[Change]:
-    """What a push would do, in order. ConfigError when Stripe has something that cannot be made to fit."""
+    """What a push would do, in order.
+
+    ConfigError when a plan cannot be sold yet, before anything is asked, or when Stripe has what cannot be made to fit.
+    """
+    catalog.require_sellable()
     stored = {m.event_name: m for m in sorted(provider.meters(), key=lambda m: m.active)}
     made = _Made({}, {})
     changes = [_meter_change(meter, stored.get(meter.event_name), provider, made) for meter in catalog.meters.values()]
-    keys = [price.lookup_key for plan in catalog.plans.values() for price in plan.prices]
+    keys = [price.lookup_key for plan in catalog.plans.values() for price in plan.sellable_prices()]
     prices = {p.lookup_key: p for p in (provider.prices(keys) if keys else ())}
     for plan in catalog.plans.values():
         changes.append(_product_change(plan, prices, provider, made))
-        changes += [_price_change(price, plan, prices.get(price.lookup_key), provider, made) for price in plan.prices]
+        for price in plan.sellable_prices():
+            changes.append(_price_change(price, plan, prices.get(price.lookup_key), provider, made))
     return changes
 
 
@@ -130,7 +135,7 @@ def _meter_change(meter: Meter, found: StoredMeter | None, provider: Provider, m
 
 
 def _product_change(plan: Plan, prices: dict[str, StoredPrice], provider: Provider, made: _Made) -> Change:
-    priced = next((prices[p.lookup_key] for p in plan.prices if p.lookup_key in prices), None)
+    priced = next((prices[p.lookup_key] for p in plan.sellable_prices() if p.lookup_key in prices), None)
     found = (priced.product_id, priced.product_name) if priced is not None else provider.product_of_plan(plan.name)
     if found is None:
 

@@ -40,7 +40,7 @@ def begin_checkout(
 ) -> CheckoutSession:
     """Begin a purchase of a plan for a new account, or for the account of a valid key.
 
-    PlanUnknown names the plans; AlreadySubscribed; InputInvalid; ProviderError.
+    PlanUnknown names the plans; ConfigError when it cannot be sold yet; AlreadySubscribed; InputInvalid; ProviderError.
     """
     with (
         _ONE_AT_A_TIME[zlib.crc32(account.id.encode()) % len(_ONE_AT_A_TIME)] if account is not None else nullcontext()
@@ -87,7 +87,9 @@ def chosen_plan(catalog: Catalog, name: str) -> Plan:
     """The plan of the catalog, or PlanUnknown that names those there are."""
     plan = catalog.plans.get(name)
     if plan is None:
-        raise PlanUnknown(f"There is no plan {name[:40]!r}. The plans are: {', '.join(sorted(catalog.plans))}.")
+        raise PlanUnknown(
+            f"There is no plan {name[:40]!r}. The plans are: {', '.join(sorted(catalog.plans)) or 'none'}."
+        )
     return plan
 
 
@@ -108,15 +110,16 @@ def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, 
 
 
 def _price_ids(provider: Provider, plan: Plan) -> list[str]:
-    stored = {price.lookup_key: price for price in provider.prices([p.lookup_key for p in plan.prices])}
-    missing = [p.lookup_key for p in plan.prices if p.lookup_key not in stored or not stored[p.lookup_key].active]
+    sold = plan.sellable_prices()
+    stored = {price.lookup_key: price for price in provider.prices([p.lookup_key for p in sold])}
+    missing = [p.lookup_key for p in sold if p.lookup_key not in stored or not stored[p.lookup_key].active]
     if missing:
         _log.error("price_missing_at_stripe", lookup_keys=missing, advice="run `farebox push`")
         raise ProviderRejected(
             "This plan cannot be bought yet: the seller has not published its price.",
             internal=f"Stripe has no active price {', '.join(missing)}. Run `farebox push`.",
         )
-    return [stored[p.lookup_key].id for p in plan.prices]
+    return [stored[p.lookup_key].id for p in sold]
 
 
 def _check_texts(email: str, reference: str) -> None:

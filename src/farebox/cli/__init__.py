@@ -11,6 +11,7 @@ from farebox.cli.catalog import init, push
 from farebox.cli.customers import customers_app
 from farebox.cli.keys import keys_app
 from farebox.cli.operate import doctor, migrate
+from farebox.cli.quote import quote
 from farebox.cli.reconcile import reconcile
 from farebox.cli.serving import serve, worker
 from farebox.cli.usage import usage_app
@@ -62,7 +63,7 @@ def demo(
     run_demo(folder, port=port, sandbox_port=sandbox_port, smoke=smoke)
 
 
-for command in (init, push, serve, worker, sandbox, migrate, doctor, reconcile):
+for command in (init, quote, push, serve, worker, sandbox, migrate, doctor, reconcile):
     app.command()(command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(customers_app, name="customers")

@@ -62,5 +62,5 @@ def _missing(settings: Settings) -> Finding | None:
     try:
         settings.require_serving()
     except ConfigError as error:
-        return Finding("configuration", "fail", error.detail, "Set what is missing.")
+        return Finding("configuration", "fail", error.detail, "Set what is missing, or change what is said.")
     return None

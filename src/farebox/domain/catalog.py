@@ -5,17 +5,23 @@ from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from typing import Final
 
-from farebox.domain.rating import money_context
+from farebox.domain.money import money_context
+from farebox.errors import ConfigError
 
 __all__ = [
     "AMOUNT_CHARACTERS_MAX",
+    "CURRENCIES",
     "UNIT_AMOUNT_DECIMALS_MAX",
     "UNIT_AMOUNT_MAX",
+    "AnyPrice",
     "Catalog",
     "Meter",
+    "PackagePrice",
     "Plan",
     "Price",
     "Route",
+    "Tier",
+    "TieredPrice",
     "currency_decimals",
     "format_minor",
     "minor_units",
@@ -25,6 +31,18 @@ UNIT_AMOUNT_DECIMALS_MAX: Final = 12  # of a minor unit, as Stripe takes them
 UNIT_AMOUNT_MAX: Final = 10**15  # minor units
 AMOUNT_CHARACTERS_MAX: Final = 40
 _AMOUNT: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
+_CODES: Final = (
+    "aed afn all amd ang aoa ars aud awg azn bam bbd bdt bgn bhd bif bmd bnd bob brl bsd btn bwp byn bzd cad "
+    "cdf chf clp cny cop crc cuc cup cve czk djf dkk dop dzd egp ern etb eur fjd fkp gbp gel ghs gip gmd gnf "
+    "gtq gyd hkd hnl hrk htg huf idr ils inr iqd irr isk jmd jod jpy kes kgs khr kmf kpw krw kwd kyd kzt lak "
+    "lbp lkr lrd lsl lyd mad mdl mga mkd mmk mnt mop mru mur mvr mwk mxn myr mzn nad ngn nio nok npr nzd omr "
+    "pab pen pgk php pkr pln pyg qar ron rsd rub rwf sar sbd scr sdg sek sgd shp sle sll sos srd ssp stn svc "
+    "syp szl thb tjs tmt tnd top try ttd twd tzs uah ugx usd uyu uzs ved ves vnd vuv wst xaf xcd xcg xof xpf "
+    "yer zar zmw zwl"
+)
+CURRENCIES: Final = frozenset(_CODES.split())
+"""The currencies of ISO 4217, and a few that were among them not long ago. Which of them an account may bill in, only
+Stripe knows."""
 _ZERO_DECIMAL: Final = frozenset(
     ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf"]
 )
@@ -42,7 +60,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What one unit of a meter costs in a plan. `unit_amount` is exact, in minor units (cents)."""
+    """Per unit: what one unit of a meter costs in a plan. `unit_amount` is exact, in minor units (cents)."""
 
     plan: str
     meter: str
@@ -55,12 +73,61 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class PackagePrice:
+    """Per package of `size` units. A begun package counts whole when rounding up, and not at all otherwise."""
+
+    meter: str
+    size: int
+    unit_amount: Decimal
+    rounds_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Units up to and including `up_to`, None: without end. Amounts are exact, in minor units."""
+
+    up_to: int | None
+    unit_amount: Decimal
+    flat_amount: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TieredPrice:
+    """Graduated: each unit costs what its tier says. Otherwise by volume: all cost what the tier of the last one says.
+
+    Tiers ascend, and the last one has no end.
+    """
+
+    meter: str
+    graduated: bool
+    tiers: tuple[Tier, ...]
+
+
+AnyPrice = Price | PackagePrice | TieredPrice
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
+    """What a buyer subscribes to. `base` is the fee for each interval, exact, in minor units; None: there is none."""
+
     name: str
     title: str
     currency: str
     interval: str
-    prices: tuple[Price, ...]
+    prices: tuple[AnyPrice, ...]
+    base: Decimal | None = None
+
+    def sellable_prices(self) -> tuple[Price, ...]:
+        """The prices of a plan that can be sold. ConfigError for one that can only be quoted so far."""
+        sellable = tuple(price for price in self.prices if isinstance(price, Price))
+        reasons = [_kind(price) for price in self.prices if not isinstance(price, Price)]
+        reasons += ["a base fee"] if self.base is not None else []
+        if reasons:
+            raise ConfigError(
+                f"plans.{self.name} cannot be sold yet: it has {', '.join(reasons)}. `farebox quote {self.name}` says "
+                "what it costs. To push and serve, take it out of the file, or give it prices per unit only."
+            )
+        return sellable
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +150,22 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
+    """All of it."""
+
     meters: dict[str, Meter] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
+
+    def require_sellable(self) -> None:
+        """Refuse unless every plan can be sold as it is. ConfigError names the first that cannot."""
+        for plan in self.plans.values():
+            plan.sellable_prices()
+
+
+def _kind(price: PackagePrice | TieredPrice) -> str:
+    if isinstance(price, PackagePrice):
+        return f"a price of {price.meter} per package"
+    return f"a {'graduated' if price.graduated else 'volume'} price of {price.meter}"
 
 
 def currency_decimals(currency: str) -> int:

@@ -60,7 +60,7 @@ class Pages:
                 "interval": plan.interval,
                 "prices": [
                     (self._catalog.meters[price.meter].title, format_minor(price.unit_amount, price.currency))
-                    for price in plan.prices
+                    for price in plan.sellable_prices()
                 ],
             }
             for plan in self._catalog.plans.values()
