@@ -275,8 +275,8 @@ def _plan(name: str, plan: _Plan, faults: list[str]) -> Plan:
         title=plan.title,
         currency=plan.currency,
         interval=plan.interval,
-        prices=tuple(_price(name, plan, i, faults) for i in range(len(plan.prices))),
         base=_exact(plan.base, plan.currency, f"{where}.base", faults) if plan.base is not None else None,
+        prices=tuple(_price(name, plan, i, faults) for i in range(len(plan.prices))),
     )
 
 

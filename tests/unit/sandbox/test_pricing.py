@@ -45,7 +45,14 @@ def _decimal(tier: dict[str, Any], name: str) -> Decimal | None:
     return Decimal(tier[name]) if name in tier else None
 
 
-amounts = st.integers(0, 10**18).map(lambda n: Decimal(n).scaleb(-12)) | st.integers(0, 10**6).map(Decimal)
+halves = st.integers(0, 2_000).map(lambda n: Decimal(n) / 2)  # where roundings differ
+hundredths = st.integers(0, 10**4).map(lambda n: Decimal(n) / 100)
+amounts = (
+    st.integers(0, 10**18).map(lambda n: Decimal(n).scaleb(-12))
+    | st.integers(0, 10**6).map(Decimal)
+    | halves
+    | hundredths
+)
 
 
 @st.composite
@@ -161,42 +168,43 @@ def tiered(mode: str, tiers: list[dict[str, Any]]) -> dict[str, Any]:
     return {"billing_scheme": "tiered", "tiers_mode": mode, "tiers": tiers}
 
 
-@pytest.mark.parametrize(
-    ("page", "price", "used", "total"),
-    [
-        (VOLUME, tiered("volume", FONTS), 1, 700),
-        (VOLUME, tiered("volume", FONTS), 5, 3_500),
-        (VOLUME, tiered("volume", FONTS), 6, 3_900),
-        (VOLUME, tiered("volume", FONTS), 20, 12_000),
-        (VOLUME, tiered("volume", FONTS), 25, 15_000),
-        (GRADUATED, tiered("graduated", FONTS), 1, 700),
-        (GRADUATED, tiered("graduated", FONTS), 5, 3_500),
-        (GRADUATED, tiered("graduated", FONTS), 6, 4_150),
-        (GRADUATED, tiered("graduated", FONTS), 20, 12_750),
-        (GRADUATED, tiered("graduated", FONTS), 25, 15_750),
-        (PACKAGES, HOURS, 150, 3_000),
-        (FIVES, FIVE_USERS, 1, 1_000),
-        (FIVES, FIVE_USERS, 3, 1_000),
-        (FIVES, FIVE_USERS, 5, 1_000),
-        (FIVES, FIVE_USERS, 6, 2_000),
-        (FIVES, FIVE_USERS, 7, 2_000),
-        (OVERAGE, tiered("graduated", INCLUDED), 1_000, 0),  # the page gives the rates; the totals follow
-        (OVERAGE, tiered("graduated", INCLUDED), 1_500, 2_000),
-        (FLAT_RATE, tiered("volume", FLAT), 12, 6_600),
-        (FLAT_RATE, tiered("graduated", FLAT), 12, 11_100),
-        (FLAT_RATE, tiered("volume", FLAT), 0, 1_000),
-        (FLAT_RATE, tiered("graduated", FLAT), 0, 1_000),
-        (FLAT_RATE, tiered("volume", NO_FLAT_AT_NOTHING), 0, 0),
-        (FLAT_RATE, tiered("graduated", NO_FLAT_AT_NOTHING), 0, 0),
-        (FLAT_RATE, tiered("graduated", NO_FLAT_AT_NOTHING), 1, 1_000),
-        (FIXED_FEE, tiered("graduated", LLAMA), 100_000, 0),  # rates again, here and below
-        (FIXED_FEE, tiered("graduated", LLAMA), 150_000, 5_000),
-        (PAY_AS_YOU_GO, HUNDREDS, 100, 4),
-        (PAY_AS_YOU_GO, HUNDREDS, 250, 12),
-        (CREDITS, {"unit_amount": 3}, 1_000, 3_000),
-        (CREDITS, {"unit_amount": 5}, 1_000, 5_000),
-    ],
-)
+WORKED: Final[list[tuple[str, dict[str, Any], int, int]]] = [
+    (VOLUME, tiered("volume", FONTS), 1, 700),
+    (VOLUME, tiered("volume", FONTS), 5, 3_500),
+    (VOLUME, tiered("volume", FONTS), 6, 3_900),
+    (VOLUME, tiered("volume", FONTS), 20, 12_000),
+    (VOLUME, tiered("volume", FONTS), 25, 15_000),
+    (GRADUATED, tiered("graduated", FONTS), 1, 700),
+    (GRADUATED, tiered("graduated", FONTS), 5, 3_500),
+    (GRADUATED, tiered("graduated", FONTS), 6, 4_150),
+    (GRADUATED, tiered("graduated", FONTS), 20, 12_750),
+    (GRADUATED, tiered("graduated", FONTS), 25, 15_750),
+    (PACKAGES, HOURS, 150, 3_000),
+    (FIVES, FIVE_USERS, 1, 1_000),
+    (FIVES, FIVE_USERS, 3, 1_000),
+    (FIVES, FIVE_USERS, 5, 1_000),
+    (FIVES, FIVE_USERS, 6, 2_000),
+    (FIVES, FIVE_USERS, 7, 2_000),
+    (OVERAGE, tiered("graduated", INCLUDED), 1_000, 0),  # the page gives the rates; the totals follow
+    (OVERAGE, tiered("graduated", INCLUDED), 1_500, 2_000),
+    (FLAT_RATE, tiered("volume", FLAT), 12, 6_600),
+    (FLAT_RATE, tiered("graduated", FLAT), 12, 11_100),
+    (FLAT_RATE, tiered("volume", FLAT), 0, 1_000),
+    (FLAT_RATE, tiered("graduated", FLAT), 0, 1_000),
+    (FLAT_RATE, tiered("volume", NO_FLAT_AT_NOTHING), 0, 0),
+    (FLAT_RATE, tiered("graduated", NO_FLAT_AT_NOTHING), 0, 0),
+    (FLAT_RATE, tiered("graduated", NO_FLAT_AT_NOTHING), 1, 1_000),
+    (FIXED_FEE, tiered("graduated", LLAMA), 100_000, 0),  # rates again, here and below
+    (FIXED_FEE, tiered("graduated", LLAMA), 150_000, 5_000),
+    (PAY_AS_YOU_GO, HUNDREDS, 100, 4),
+    (PAY_AS_YOU_GO, HUNDREDS, 250, 12),
+    (CREDITS, {"unit_amount": 3}, 1_000, 3_000),
+    (CREDITS, {"unit_amount": 5}, 1_000, 5_000),
+]
+"""The page, a price on it, a quantity, and what that comes to."""
+
+
+@pytest.mark.parametrize(("page", "price", "used", "total"), WORKED)
 def test_the_worked_examples_of_stripes_documentation(
     seller: Seller, page: str, price: dict[str, Any], used: int, total: int
 ) -> None:

@@ -1,0 +1,267 @@
+"""The price kinds of farebox.toml: what is taken, how each mistake is said, and that none of them is sold yet."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+import pytest
+from tests.shop import Shop
+from tests.unit.test_config import load, refusal
+
+from farebox.billing.catalog import plan_push
+from farebox.billing.checkout import begin_checkout
+from farebox.billing.doctor import diagnose
+from farebox.billing.late import LateBiller
+from farebox.config import load_catalog, load_settings
+from farebox.domain.catalog import CURRENCIES, Catalog, PackagePrice, Plan, Price, Tier, TieredPrice
+from farebox.errors import ConfigError
+from farebox.web.pages import Pages
+
+SCALE: Final = """
+[meters.calls]
+title = "API calls"
+[meters.tokens]
+title = "Tokens"
+[meters.seats]
+title = "Seats"
+[plans.scale]
+title = "Scale"
+currency = "usd"
+interval = "month"
+base = "29.00"
+[[plans.scale.prices]]
+meter = "calls"
+mode = "graduated"
+tiers = [ { up_to = 10000, unit_amount = "0" }, { up_to = "inf", unit_amount = "0.002", flat_amount = "5.00" } ]
+[[plans.scale.prices]]
+meter = "tokens"
+package = { size = 1000, unit_amount = "0.02", round = "up" }
+[[plans.scale.prices]]
+meter = "seats"
+mode = "volume"
+tiers = [ { up_to = 5, flat_amount = "10" }, { up_to = "inf", unit_amount = "1.5" } ]
+"""
+UP_TO: Final = 'up_to = "inf", unit_amount = "0.002"'
+PRICE: Final = "plans.scale.prices[0]"
+PACKAGE: Final = "plans.scale.prices[1]"
+VOLUME: Final = "plans.scale.prices[2]"
+
+
+def catalog(folder: Path, text: str = SCALE) -> Catalog:
+    path = folder / "farebox.toml"
+    path.write_text(text)
+    return load_catalog(path)
+
+
+def test_all_kinds(tmp_path: Path) -> None:
+    """Tiers, packages and a base fee are read as they are meant, exact, in minor units."""
+    nothing, flat = Decimal(0), Decimal(500)
+    assert catalog(tmp_path).plans["scale"] == Plan(
+        "scale",
+        "Scale",
+        "usd",
+        "month",
+        (
+            TieredPrice("calls", True, (Tier(10_000, nothing), Tier(None, Decimal("0.2"), flat))),
+            PackagePrice("tokens", 1_000, Decimal(2), True),
+            TieredPrice("seats", False, (Tier(5, nothing, Decimal(1_000)), Tier(None, Decimal(150)))),
+        ),
+        Decimal(2_900),
+    )
+
+
+def test_a_package_rounds_up_unless_told(tmp_path: Path) -> None:
+    """A begun package counts whole when nothing is said, and not at all when it is to be rounded down."""
+    for told, up in (("", True), (', round = "down"', False)):
+        price = catalog(tmp_path, SCALE.replace(', round = "up"', told)).plans["scale"].prices[1]
+        assert isinstance(price, PackagePrice)
+        assert price.rounds_up is up
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("up_to = 10000", "up_to = 0", f"{PRICE}.tiers[0].up_to: must be a whole number of units, from 1 to"),
+        ("up_to = 10000", "up_to = 1.5", f"{PRICE}.tiers[0].up_to: must be a whole number of units"),
+        ("up_to = 10000", "up_to = true", f"{PRICE}.tiers[0].up_to: must be a whole number of units"),
+        ("up_to = 10000", 'up_to = "10000"', f"{PRICE}.tiers[0].up_to: write a whole number without quotes"),
+        ("up_to = 10000, ", "", f"{PRICE}.tiers[0].up_to: is required"),
+        ("up_to = 10000", "up_to = 1000000000000001", f"{PRICE}.tiers[0].up_to: must be a whole number of units"),
+        ("up_to = 10000", 'up_to = "inf"', f'{PRICE}.tiers[0].up_to: only the last tier goes up to "inf"'),
+        (UP_TO, UP_TO.replace('"inf"', "20000"), f"{PRICE}.tiers[1].up_to: more than 20000 units would have no price"),
+        (UP_TO, UP_TO.replace('"inf"', "10000"), f"{PRICE}.tiers[1].up_to: 10000 overlaps with a tier before, up to"),
+        (
+            UP_TO,
+            UP_TO.replace('"inf"', "9999"),
+            f"{PRICE}.tiers[1].up_to: 9999 overlaps with a tier before, up to 10000",
+        ),
+        ("up_to = 10000", "from = 1, up_to = 10000", f"{PRICE}.tiers[0].from: Farebox knows no such setting"),
+        ('10000, unit_amount = "0"', "10000", f"{PRICE}.tiers[0]: needs a unit_amount, a flat_amount or both"),
+        ('unit_amount = "0"', "unit_amount = 0", f'{PRICE}.tiers[0].unit_amount: write the amount as a string, "0.00"'),
+        ('"0.002"', "0.002", f'{PRICE}.tiers[1].unit_amount: write the amount as a string, "0.002": a float cannot'),
+        ('"0.002"', '"-0.002"', f"{PRICE}.tiers[1].unit_amount: '-0.002' must be a finite amount, zero or more"),
+        (
+            '"0.002"',
+            '"0.000000000000001"',
+            f"{PRICE}.tiers[1].unit_amount: '0.000000000000001' has more than 12 decimals",
+        ),
+        ('"5.00"', '"5,00"', f"{PRICE}.tiers[1].flat_amount: '5,00' is not a decimal number; write it like"),
+        ('"5.00"', '"-5"', f"{PRICE}.tiers[1].flat_amount: '-5' must be a finite amount, zero or more"),
+        ('"5.00"', "5.0", f'{PRICE}.tiers[1].flat_amount: write the amount as a string, "5.0"'),
+        ('mode = "graduated"', "", f'{PRICE}.mode: is required with tiers; write "graduated" or "volume"'),
+        ('mode = "graduated"', 'mode = "cumulative"', f"{PRICE}.mode: "),
+        (
+            'mode = "graduated"',
+            'unit_amount = "1"\nmode = "graduated"',
+            f"{PRICE}: it has unit_amount and tiers; keep one",
+        ),
+        (
+            'tiers = [ { up_to = 5, flat_amount = "10" }, { up_to = "inf", unit_amount = "1.5" } ]',
+            "",
+            f"{VOLUME}.tiers: is",
+        ),
+        ('tiers = [ { up_to = 5, flat_amount = "10" }, { up_to = "inf", unit_amount = "1.5" } ]', "tiers = []", VOLUME),
+        ("size = 1000", "size = 0", f"{PACKAGE}.package.size: must be a whole number of units, from 1 to"),
+        ("size = 1000", "size = 2.5", f"{PACKAGE}.package.size: must be a whole number of units"),
+        ("size = 1000, ", "", f"{PACKAGE}.package.size: is required"),
+        ('"0.02"', '"-1"', f"{PACKAGE}.package.unit_amount: '-1' must be a finite amount"),
+        ('round = "up"', 'round = "nearest"', f"{PACKAGE}.package.round: "),
+        ('round = "up"', 'rounds = "up"', f"{PACKAGE}.package.rounds: Farebox knows no such setting"),
+        (
+            "package = {",
+            'unit_amount = "1"\npackage = {',
+            f"{PACKAGE}: it has unit_amount and package; keep one of them",
+        ),
+        ("package = {", 'mode = "volume"\npackage = {', f"{PACKAGE}.tiers: is required with mode"),
+        ("package = {", "packages = {", f"{PACKAGE}.packages: Farebox knows no such setting"),
+        ('meter = "tokens"', 'meter = "calls"', f"{PACKAGE}.meter: the plan already has a price for 'calls'"),
+        (
+            'meter = "tokens"',
+            'meter = "token"',
+            f"{PACKAGE}.meter: there is no meter 'token' (known: calls, seats, tokens)",
+        ),
+        ('base = "29.00"', "base = 29.00", 'plans.scale.base: write the amount as a string, "29.0": a float cannot'),
+        ('base = "29.00"', 'base = "-29"', "plans.scale.base: '-29' must be a finite amount, zero or more"),
+        ('base = "29.00"', 'base = "1e-15"', "plans.scale.base: '1e-15' has more than 12 decimals of a minor unit"),
+        ('base = "29.00"', 'bas = "29.00"', "plans.scale.bas: Farebox knows no such setting"),
+        (
+            '"usd"',
+            '"usx"',
+            "plans.scale.currency: 'usx' is no currency that Farebox knows; write its code in small letters",
+        ),
+        ('"usd"', '"EUR"', "plans.scale.currency: 'EUR' is no currency that Farebox knows; write \"eur\""),
+        ('"usd"', '"us dollar"', "plans.scale.currency: 'us dollar' is no currency"),
+    ],
+)
+def test_mistakes(tmp_path: Path, old: str, new: str, said: str) -> None:
+    """A mistake in a price is named by plan, price and tier, with what to write instead."""
+    assert SCALE.count(old) >= 1
+    detail = refusal(tmp_path, SCALE.replace(old, new, 1))
+    assert any(line.startswith(f"{tmp_path / 'farebox.toml'}: {said}") for line in detail.splitlines()), detail
+
+
+def test_a_price_without_any_kind(tmp_path: Path) -> None:
+    """A price that says nothing of what it costs is told what it may say."""
+    text = SCALE.replace('package = { size = 1000, unit_amount = "0.02", round = "up" }', "")
+    assert f"{PACKAGE}.unit_amount: is required; or tiers with their mode, or a package" in refusal(tmp_path, text)
+
+
+def test_mistakes_of_several_prices_at_once(tmp_path: Path) -> None:
+    """All that does not fit together is said together, in the order of the file."""
+    text = SCALE.replace('"29.00"', '"-29"').replace('"0.02"', '"two"').replace(UP_TO, UP_TO.replace('"inf"', "7"))
+    assert [line.split(": ")[1] for line in refusal(tmp_path, text).splitlines()] == [
+        "plans.scale.base",
+        f"{PRICE}.tiers[1].up_to",
+        f"{PACKAGE}.package.unit_amount",
+    ]
+
+
+def test_how_much_a_plan_may_hold(tmp_path: Path) -> None:
+    """A price has at most 100 tiers; a plan has at most 20 prices, and 19 beside a base fee."""
+    tiers = ", ".join(f'{{ up_to = {n}, unit_amount = "1" }}' for n in range(1, 100))
+    whole = f'tiers = [ {tiers}, {{ up_to = "inf", unit_amount = "1" }} ]'
+    head, tail = SCALE.split("tiers = [ { up_to = 10000", 1)
+    rest = tail.split("\n", 1)[1]
+    price = catalog(tmp_path, f"{head}{whole}\n{rest}").plans["scale"].prices[0]
+    assert isinstance(price, TieredPrice)
+    assert len(price.tiers) == 100
+    more = whole.replace("tiers = [", 'tiers = [ { up_to = 1, unit_amount = "1" },')
+    assert f"{PRICE}.tiers: " in refusal(tmp_path, f"{head}{more}\n{rest}")
+    meters = "".join(f'[meters.m{n}]\ntitle = "M"\n' for n in range(20))
+    prices = "".join(f'[[plans.p.prices]]\nmeter = "m{n}"\nunit_amount = "1"\n' for n in range(20))
+    assert len(catalog(tmp_path, f'{meters}[plans.p]\ntitle = "P"\n{prices}').plans["p"].prices) == 20
+    fee = f'{meters}[plans.p]\ntitle = "P"\nbase = "1"\n{prices}'
+    assert "plans.p.prices: at most 19 beside a base fee: Stripe takes 20 in all" in refusal(tmp_path, fee)
+
+
+def test_currencies() -> None:
+    """Those that buyers pay in are known, each by three small letters."""
+    assert {"usd", "eur", "gbp", "jpy", "kwd", "inr", "brl", "chf", "aud", "cad", "sek", "pln", "krw"} <= CURRENCIES
+    assert {len(code) for code in CURRENCIES} == {3}
+    assert not CURRENCIES & {"xau", "xts", "xxx", "usx"}
+
+
+BY_UNIT: Final = Price("scale", "calls", "usd", Decimal(1))
+UNSOLD: Final = [
+    (TieredPrice("calls", True, (Tier(None, Decimal(1)),)), None, "a graduated price of calls"),
+    (TieredPrice("calls", False, (Tier(None, Decimal(1)),)), None, "a volume price of calls"),
+    (PackagePrice("calls", 10, Decimal(1), True), None, "a price of calls per package"),
+    (BY_UNIT, Decimal(0), "a base fee"),
+]
+
+
+@pytest.mark.parametrize(("price", "base", "named"), UNSOLD, ids=[named for _, _, named in UNSOLD])
+def test_what_cannot_be_sold_yet(
+    shop: Shop, price: Price | PackagePrice | TieredPrice, base: Decimal | None, named: str
+) -> None:
+    """Neither pushed, nor shown to buyers, nor bought, nor billed late: the plan and the reason are named instead."""
+    plan = Plan("scale", "Scale", "usd", "month", (price,), base)
+    mixed = Catalog(dict(shop.catalog.meters), {**shop.catalog.plans, "scale": plan}, shop.catalog.routes)
+    said = rf"plans\.scale cannot be sold yet: it has {named}\. `farebox quote scale` says what it costs"
+    shop.asked.clear()
+    with pytest.raises(ConfigError, match=said):
+        plan_push(mixed, shop.provider)
+    with pytest.raises(ConfigError, match=said):
+        Pages("/billing", "http://api.example.test", mixed).plans()
+    with pytest.raises(ConfigError, match=said):
+        LateBiller(shop.store, shop.provider, shop.clock, mixed)
+    with pytest.raises(ConfigError, match=said):
+        begin_checkout(
+            shop.store,
+            shop.provider,
+            shop.clock,
+            shop.entropy,
+            mixed,
+            plan_name="scale",
+            claim_url="http://api.example.test/billing/claim",
+            plans_url="http://api.example.test/billing/",
+        )
+    assert (shop.asked, shop.store.accounts(limit=9)) == ([], [])
+
+
+def test_serving_refuses_what_cannot_be_sold(tmp_path: Path) -> None:
+    """Nothing is served as long as the file has such a plan, and all of its reasons are named."""
+    settings = load(tmp_path, SCALE)
+    reasons = "a graduated price of calls, a price of tokens per package, a volume price of seats, a base fee"
+    with pytest.raises(ConfigError, match=f"plans.scale cannot be sold yet: it has {reasons}"):
+        settings.require_serving()
+    with pytest.raises(ConfigError, match=r"^STRIPE_SECRET_KEY is not set"):
+        load_settings(environ={}, path=tmp_path / "farebox.toml").require_serving()
+
+
+def test_the_doctor_names_what_cannot_be_sold(shop: Shop, tmp_path: Path) -> None:
+    """`farebox doctor` says which plan stands in the way."""
+    findings = list(
+        diagnose(
+            shop.store,
+            shop.provider,
+            shop.clock,
+            catalog(tmp_path),
+            (),
+            webhook_url="http://api.example.test/billing/webhook",
+            webhook_secrets=1,
+            live=False,
+        )
+    )
+    (fault,) = [f for f in findings if f.check == "catalog"]
+    assert (fault.status, fault.detail.startswith("plans.scale cannot be sold yet")) == ("fail", True)
