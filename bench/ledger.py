@@ -21,9 +21,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import sqlalchemy as sa
 
+from bench.servers import HOST, wait_for
 from farebox.domain.accounts import Account
 from farebox.domain.catalog import Catalog, Meter
 from farebox.domain.reports import ReportState, seal
@@ -33,7 +33,7 @@ from farebox.store import tables as t
 from farebox.store.sql import SqlStore
 from farebox.system import SystemEntropy
 
-HOST, PORT, STRIPE_PORT = "127.0.0.1", 8905, 8906
+PORT, STRIPE_PORT = 8905, 8906
 START_AT = 1_800_000_000
 KEYS = 100
 CALLS = 1_000_000
@@ -203,7 +203,7 @@ def start_seconds(folder: Path, source: Path) -> float:
     }
     began = time.perf_counter()
     arguments = ["-m", "uvicorn", "--host", HOST, "--port", str(PORT), "--log-level", "critical", "--no-access-log"]
-    server = child([*arguments, "--factory", "bench.apps:paid"], environment)
+    server = child([*arguments, "--factory", "bench.apps:paid_fastapi"], environment)
     try:
         wait_for(f"http://{HOST}:{PORT}/billing/readyz", 60)
         return time.perf_counter() - began
@@ -219,16 +219,3 @@ def child(arguments: list[str], environment: dict[str, str]) -> "subprocess.Pope
 def stop(process: "subprocess.Popen[bytes]") -> None:
     process.send_signal(signal.SIGINT)
     process.wait(30)
-
-
-def wait_for(url: str, seconds: float) -> None:
-    until = time.perf_counter() + seconds
-    with httpx.Client(trust_env=False, timeout=5) as client:
-        while time.perf_counter() < until:
-            try:
-                if client.get(url).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.01)
-    raise SystemExit(f"{url} does not answer")

@@ -24,6 +24,7 @@ import httpx
 import sqlalchemy as sa
 from tests.postgres import cluster_in
 
+from bench.servers import HOST, cpu_seconds, wait_for
 from farebox.app import open_provider
 from farebox.billing.catalog import apply_push, plan_push
 from farebox.config import load_settings
@@ -32,7 +33,7 @@ from farebox.store import tables as t
 from farebox.store.sql import SqlStore
 from farebox.system import SystemClock, SystemEntropy
 
-HOST, STRIPE_PORT = "127.0.0.1", 8907
+STRIPE_PORT = 8907
 BASE = f"http://{HOST}:{STRIPE_PORT}"
 KEY = "sk_test_bench_of_the_reporter"
 EVENTS_OF_ONE = 10
@@ -186,19 +187,3 @@ def process(arguments: list[str], environment: dict[str, str]) -> Iterator[subpr
     finally:
         child.terminate()
         child.wait(60)
-
-
-def wait_for(url: str) -> None:
-    for _ in range(300):
-        try:
-            httpx.get(url, trust_env=False).raise_for_status()
-            return
-        except httpx.HTTPError:
-            time.sleep(0.1)
-    raise SystemExit(f"{url} does not answer")
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process, from the system's own book."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

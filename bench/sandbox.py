@@ -23,9 +23,9 @@ from urllib.parse import urlencode
 
 import httpx
 
+from bench.servers import HOST, cpu_seconds
 from farebox.sandbox import ManualClock, Sandbox
 
-HOST = "127.0.0.1"
 KEY = "sk_test_bench0123456789"
 AUTH = {"Authorization": f"Bearer {KEY}"}
 START_AT = 1_800_000_000
@@ -133,12 +133,6 @@ async def send(port: int, customer: str, until: float) -> int:
         count += 1
     writer.close()
     return count
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process, from the system's own book."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measured_apart(customers: int) -> dict[str, Any]:

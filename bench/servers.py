@@ -74,12 +74,14 @@ def listening(
 
 def wait_for(url: str, seconds: int = 60) -> None:
     """Until it answers with a 200."""
-    for _ in range(seconds * 10):
-        try:
-            httpx.get(url, trust_env=False).raise_for_status()
-            return
-        except httpx.HTTPError:
-            time.sleep(0.1)
+    until = time.perf_counter() + seconds
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        while time.perf_counter() < until:
+            try:
+                client.get(url).raise_for_status()
+                return
+            except httpx.HTTPError:
+                time.sleep(0.01)
     raise SystemExit(f"{url} does not answer")
 
 
