@@ -97,8 +97,8 @@ class Oracle:
                 self.doubled -= rest
                 self.against("I3", f"{name} is sealed for {-rest} more than was used")
 
-    def look_at_end(self, used: Used, events: Iterable[Sealed], billed: int, late: int = 0) -> None:
-        """I3 and I5 once all is healed: used = billed + late + parked with a reason; nothing waits; Stripe agrees."""
+    def look_at_end(self, used: Used, events: Iterable[Sealed], billed: int, late: int = 0, missed: int = 0) -> None:
+        """I3, I5 once all is healed: used = counted (but what its final invoice `missed`) + late + parked; none waits."""
         known = {event.identifier: event for event in events}
         parked = [event for event in known.values() if event.state != "delivered"]
         for event in parked:
@@ -109,8 +109,8 @@ class Oracle:
         all_of_it = sum(used.values()) + sum(event.value for event in known.values() if event.correction)
         counted = sum(entry.value for entry in self.book.values())
         reason = sum(event.value for event in parked if event.identifier not in self.book)
-        if not counted + late <= all_of_it <= counted + late + reason:
-            self.against("I3", f"{all_of_it} were used, {counted} counted, {late} billed late, {reason} parked")
+        if not 0 <= all_of_it - (counted - missed + late) <= reason:
+            self.against("I3", f"{all_of_it} used, {counted} counted, {missed} missed, {late} late, {reason} parked")
         if strange := self.book.keys() - known.keys():
             self.against("I2", f"Stripe has counted what the ledger does not know: {sorted(strange)[:3]}")
         if billed != counted:

@@ -22,6 +22,17 @@ def test_a_shop_stays_right_under_faults(seed: int) -> None:
     assert not world.oracle.violations, f"python -m tests.sim --seed {seed}  # {world.oracle.violations[0]}"
 
 
+@pytest.mark.parametrize("seed", [795766509])
+def test_seeds_that_have_failed(seed: int) -> None:
+    """Worlds that once ended in a violation, with all of their days.
+
+    795766509: events that Stripe counted when their invoice was final were billed late, which is right (L10).
+    """
+    world = World(seed)
+    world.run()
+    assert not world.oracle.violations, f"python -m tests.sim --seed {seed}  # {world.oracle.violations[0]}"
+
+
 def test_the_same_seed_has_the_same_history() -> None:
     """A failure can be replayed: two worlds of one seed agree in every event that Stripe has counted, and in every
     step."""

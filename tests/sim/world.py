@@ -213,7 +213,7 @@ class World:
         self.states = Counter(event.state for event in sent)
         oracle.look_at_events(used, sent)
         billed = sum(int(value) for entries in stripe.usage.values() for _, value, _ in entries)
-        oracle.look_at_end(used, sent, billed, late)
+        oracle.look_at_end(used, sent, billed, late, self._missed())
         for process in self.processes:
             if process.runtime.reporter.halted is not None:
                 oracle.against("I5", f"a reporter halted: {process.runtime.reporter.halted}")
@@ -232,6 +232,19 @@ class World:
             }
             if ours != theirs:
                 oracle.against("I10", f"{buyer.account}: {ours} here, {theirs} at Stripe")
+
+    def _missed(self) -> int:
+        """What Stripe has counted of periods whose invoice was final by then: no invoice has it but as late usage."""
+        meters = {price["id"]: price["metadata"]["farebox_meter"] for price in self.stripe.all("price")}
+        missed = 0
+        for invoice in self.stripe.all("invoice"):
+            for line in invoice["lines"]["data"] if invoice["status"] not in ("draft", "void") else ():
+                if line["parent"]["type"] == "subscription_item_details":
+                    whose = self.account_of[invoice["customer"]], meters[line["pricing"]["price_details"]["price"]]
+                    start, end = line["period"]["start"], line["period"]["end"]
+                    counted = [e for e in self.oracle.book.values() if (e.account, e.meter) == whose]
+                    missed += sum(e.value for e in counted if start <= e.timestamp < end) - line["quantity"]
+        return missed
 
     def _end(self) -> None:
         for process in list(self.processes):
