@@ -98,7 +98,7 @@ class Oracle:
                 self.against("I3", f"{name} is sealed for {-rest} more than was used")
 
     def look_at_end(self, used: Used, events: Iterable[Sealed], billed: int, late: int = 0, missed: int = 0) -> None:
-        """I3, I5 once all is healed: used = counted (but what its final invoice `missed`) + late + parked; none waits."""
+        """I3, I5 when all is healed: used = counted (but what a final invoice `missed`) + late + parked; none waits."""
         known = {event.identifier: event for event in events}
         parked = [event for event in known.values() if event.state != "delivered"]
         for event in parked:
