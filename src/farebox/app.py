@@ -30,7 +30,7 @@ from farebox.metrics import registry_of
 from farebox.ports import Clock, Entropy, Provider, SpoolFolder, Store
 from farebox.store.spool import FileSpoolFolder
 from farebox.store.sql import SqlStore
-from farebox.system import FollowingClock, SystemClock, SystemEntropy
+from farebox.system import FollowingClock, SystemClock, SystemEntropy, calm_collector
 from farebox.web.calls import RouteTable
 from farebox.web.middleware import Edge
 from farebox.web.operator import Operator, Readiness
@@ -184,6 +184,7 @@ class Runtime:
             _log.warning("route_without_price", route=path, meaning="needs a key and costs only what its code charges")
         if self._in_background:
             self.background.start()
+            calm_collector()
         _log.info("started", ledger=self.adapters.store.ledger().id, mode="live" if self.settings.live else "test")
 
     async def stop(self) -> None:

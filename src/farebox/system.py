@@ -1,11 +1,16 @@
 """The real Clock and Entropy: the only place in the product that knows the time or draws randomness."""
 
+import gc
 import secrets
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
-__all__ = ["FollowingClock", "SystemClock", "SystemEntropy"]
+__all__ = ["COLLECTOR_OBJECTS", "FollowingClock", "SystemClock", "SystemEntropy", "calm_collector"]
+
+COLLECTOR_OBJECTS: Final = 20_000
+_COLLECTOR_DEFAULTS: Final = (700, 2_000)  # of the Pythons there are
 
 
 class SystemClock:
@@ -95,6 +100,22 @@ class SystemEntropy:
 
     def token(self) -> str:
         return secrets.token_hex(12)
+
+
+def calm_collector() -> None:
+    """Spare the garbage collector what is there for good, and let it come less often.
+
+    It comes when so many more objects were made than freed. Calls that wait for their commit keep theirs meanwhile, so
+    that by Python's own number it would come many times a second, and find nothing. A number that somebody has chosen
+    stays, and so does all when somebody has done the like before.
+    """
+    if gc.get_freeze_count():
+        return
+    gc.collect()
+    gc.freeze()
+    young, *older = gc.get_threshold()
+    if young in _COLLECTOR_DEFAULTS:
+        gc.set_threshold(COLLECTOR_OBJECTS, *older)
 
 
 _SUSPENSION_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)

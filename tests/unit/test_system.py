@@ -1,8 +1,10 @@
 """The real clock: it follows the store's time where there is one, and never goes back."""
 
+import gc
+
 import pytest
 
-from farebox.system import FollowingClock, SystemClock
+from farebox.system import COLLECTOR_OBJECTS, FollowingClock, SystemClock, calm_collector
 
 HOUR_MS = 3_600_000
 
@@ -84,3 +86,22 @@ def test_beside_a_moved_local_stripe(machine: Machine) -> None:
     clock.refresh()
     clock.follow_store(machine.wall_ms + 5_000, machine.monotonic_ms)
     assert clock.now_at() == machine.wall_ms // 1000 + 5 + 86_400
+
+
+@pytest.mark.parametrize(("before", "after"), [(700, COLLECTOR_OBJECTS), (2_000, COLLECTOR_OBJECTS), (50, 50), (0, 0)])
+def test_a_calm_collector(before: int, after: int) -> None:
+    """What is there at the start is left out of the collector's work, once; a number that somebody chose stays."""
+    chosen, frozen = gc.get_threshold(), gc.get_freeze_count()
+    try:
+        gc.unfreeze()
+        gc.set_threshold(before, 10, 10)
+        calm_collector()
+        assert gc.get_threshold() == (after, 10, 10)
+        assert gc.get_freeze_count() > 1_000
+        gc.set_threshold(51, 10, 10)
+        calm_collector()
+        assert gc.get_threshold() == (51, 10, 10)
+    finally:
+        gc.set_threshold(*chosen)
+        if not frozen:
+            gc.unfreeze()
