@@ -25,7 +25,7 @@ __all__ = ["EXAMPLES", "HOST", "Relay", "Stack", "free_port", "stack_in", "until
 
 HOST: Final = "127.0.0.1"
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
-START_SECONDS_MAX: Final = 30
+START_SECONDS_MAX: Final = 120
 CARD: Final = {"card_number": "4242424242424242", "exp": "12/40", "cvc": "123"}
 
 
@@ -167,6 +167,7 @@ class Stack:
     def spawn_api(self, *more: str) -> subprocess.Popen[bytes]:
         """The fire API under uvicorn, with more of its options; a second `--port` wins."""
         uvicorn = ["-m", "uvicorn", "fire_api.app:app", "--app-dir", str(EXAMPLES), "--log-level", "warning"]
+        uvicorn += ["--timeout-worker-healthcheck", str(START_SECONDS_MAX)]  # a busy machine's slow start is no hang
         place = ["--host", HOST, "--port", str(self.api_port), *more]
         return self.spawn(*uvicorn, *place, log="api.log", environment=self.environment)
 
@@ -177,7 +178,7 @@ class Stack:
     def stop_api(self, by: signal.Signals = signal.SIGTERM) -> None:
         assert self.api is not None
         self.api.send_signal(by)
-        self.api.wait(20)
+        self.api.wait(60)
         self.api = None
 
     def buy(self) -> dict[str, str]:
@@ -240,7 +241,7 @@ class Stack:
                 process.send_signal(signal.SIGINT)
         for process in self.processes:
             try:
-                process.wait(15)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

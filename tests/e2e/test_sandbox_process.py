@@ -32,11 +32,11 @@ def serving(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Clie
         [sys.executable, "-u", "-m", "farebox", "sandbox", "--port", "0", *options], stderr=subprocess.PIPE
     )
     try:
-        with httpx.Client(base_url=address(child), headers=KEY, trust_env=False, timeout=20) as client:
+        with httpx.Client(base_url=address(child), headers=KEY, trust_env=False, timeout=60) as client:
             yield child, client
     finally:
         child.kill()
-        child.wait(20)
+        child.wait(60)
         assert child.stderr is not None
         child.stderr.close()
 
@@ -71,14 +71,14 @@ def test_a_killed_process_leaves_a_whole_state(tmp_path: Path) -> None:
         while path.stat().st_size < began + 100_000:
             made.append(post(client, "/v1/customers", name="x" * 250)["id"])
         child.send_signal(signal.SIGKILL)
-        child.wait(20)
+        child.wait(60)
     with serving("--state", file) as (child, client):
         assert kept(client, first)
         there = [kept(client, id) for id in made]
         assert there == sorted(there, reverse=True)  # what is kept is what was first
         last = post(client, "/v1/customers", name="last")["id"]
         child.send_signal(signal.SIGTERM)
-        child.wait(20)
+        child.wait(60)
     with serving("--state", file) as (_, client):
         assert kept(client, last)
     with serving("--state", file, "--reset") as (_, client):

@@ -75,7 +75,7 @@ def cli(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]
             yield made
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(20)
+            process.wait(60)
             log.close()
 
 
@@ -200,7 +200,7 @@ def test_listen(cli: Cli, tmp_path: Path, version: tuple[str, ...]) -> None:
         with listening(cli, tmp_path, *forward) as secret:
             assert cli.run("listen", "--print-secret").strip() == secret
             made = json.loads(cli.run("post", "/v1/customers", "-d", "name=Linus"))
-            signature, body = receiver.came.get(timeout=20)
+            signature, body = receiver.came.get(timeout=60)
             event: Any = stripe.Webhook.construct_event(body, signature, secret)
             assert (event.type, event.data.object.id) == ("customer.created", made["id"])
             with pytest.raises(stripe.SignatureVerificationError):
@@ -221,14 +221,14 @@ def test_listen_for_thin_events(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
         with listening(cli, tmp_path, "--events", "v1.billing.meter.no_meter_found", "--forward-to", where) as secret:
             bases: Any = {"api": cli.base, "meter_events": cli.base}
             monkeypatch.setenv("NO_PROXY", HOST)
-            transport = stripe.RequestsClient(timeout=10)
+            transport = stripe.RequestsClient(timeout=60)
             client = stripe.StripeClient(KEY, base_addresses=bases, http_client=transport)
             token = client.v2.billing.meter_event_session.create().authentication_token
             events: Any = [{"event_name": "no_such_meter", "payload": {"value": "1"}}]
             client.v2.billing.meter_event_stream.create(
                 {"events": events}, {"api_key": token, "idempotency_key": "lost"}
             )
-            signature, body = receiver.came.get(timeout=20)
+            signature, body = receiver.came.get(timeout=60)
             notice: Any = client.parse_event_notification(body, signature, secret)
             assert notice.type == "v1.billing.meter.no_meter_found"
             assert notice.fetch_event().data.reason.error_types[0].sample_errors[0].request.identifier == "lost"
