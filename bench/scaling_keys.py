@@ -28,6 +28,7 @@ from bench.servers import HOST, cpu_seconds, listening, pinned, wait_for
 from bench.shop import Shop
 from farebox.config import load_settings
 from farebox.domain.accounts import SubscriptionItem
+from farebox.domain.catalog import Price
 from farebox.domain.keys import KEY_ENTROPY_BYTES, Pepper, digest, mint
 from farebox.domain.usage import Period
 from farebox.store import tables as t
@@ -106,7 +107,7 @@ def _account(n: int, now: int) -> dict[str, Any]:
 
 
 def _subscription(n: int, period: Period) -> dict[str, Any]:
-    item = SubscriptionItem(f"si_{n:014}", f"price_{n:024}", "calls", Decimal("0.01"), "usd", period)
+    item = SubscriptionItem(f"si_{n:014}", f"price_{n:024}", Price("calls", Decimal("0.01")), "usd", period)
     return {
         "id": f"sub_{n:024}",
         "account_id": f"acct_{n:024}",

@@ -123,7 +123,6 @@ class Settings:
             raise ConfigError("\n".join(missing))
         if not self.catalog.plans:
             raise ConfigError(f"{self.path}: there is no plan to sell. Add a [plans.NAME] table.")
-        self.catalog.require_sellable()
 
 
 _EMPTY: Final = "{} is set but empty. Give it a value or remove it."

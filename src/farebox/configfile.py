@@ -1,10 +1,11 @@
 """The form of farebox.toml: what may stand in it, and how what is wrong is said, by its dotted path."""
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from farebox.domain.catalog import (
     CURRENCIES,
@@ -31,6 +32,7 @@ __all__ = [
     "SEAL_SECONDS_MAX",
     "SPOOL_SECONDS_MAX",
     "STREAM_REQUESTS_PER_SECOND_MAX",
+    "TRIAL_DAYS_MAX",
     "FileModel",
     "catalog_of",
     "explain",
@@ -43,6 +45,7 @@ SPOOL_SECONDS_MAX: Final = 86_400
 ROUTES_MAX: Final = 1_000
 METER_EVENTS_PER_SECOND_MAX: Final = 10_000
 STREAM_REQUESTS_PER_SECOND_MAX: Final = 1_000
+TRIAL_DAYS_MAX: Final = 730  # as Stripe takes them
 MATCH_CHARACTERS_MAX: Final = 256  # the ledger keeps it with what was used
 _ITEMS_MAX: Final = 20  # of a subscription at Stripe, the base fee among them
 _TIERS_MAX: Final = 100
@@ -161,20 +164,47 @@ class _Price(_Table):
     package: _Package | None = None
 
 
-class _Plan(_Table):
-    title: str = Field(min_length=1, max_length=250)
-    currency: str = "usd"
-    interval: Literal["day", "week", "month", "year"] = "month"
-    base: _Amount | None = None
-    prices: list[_Price] = Field(min_length=1, max_length=_ITEMS_MAX)
+def _currency(value: str) -> str:
+    if value not in CURRENCIES:
+        known = value.strip().lower() in CURRENCIES
+        advice = f'write "{value.strip().lower()}"' if known else 'write its code in small letters, like "usd"'
+        raise ValueError(f"{value[:40]!r} is no currency that Farebox knows; {advice}")
+    return value
 
-    @field_validator("currency")
+
+_Currency = Annotated[str, AfterValidator(_currency)]
+
+
+class _Amounts(_Table):
+    """What a plan costs in one currency."""
+
+    base: _Amount | None = Field(default=None, description="The fee for each interval, in advance")
+    setup_fee: _Amount | None = Field(default=None, description="Charged once, with an account's first subscription")
+    minimum: _Amount | None = Field(default=None, description="The least that a whole interval comes to")
+    prices: list[_Price] = Field(min_length=1, max_length=_ITEMS_MAX, description="One for each meter")
+
+
+class _Plan(_Amounts):
+    title: str = Field(min_length=1, max_length=250)
+    currency: _Currency = "usd"
+    interval: Literal["day", "week", "month", "year"] = "month"
+    currencies: dict[_Currency, _Amounts] = Field(
+        default_factory=dict, max_length=20, description="The same plan in other currencies"
+    )
+    trial_days: Annotated[int, BeforeValidator(_whole)] = Field(default=0, ge=0, le=TRIAL_DAYS_MAX)
+    card_required: bool = Field(default=True, description="Ask for a card also where nothing is due today")
+    promotion_codes: bool = Field(default=False, description="Let buyers enter promotion codes at checkout")
+    tax: bool = Field(default=False, description="Have Stripe Tax compute taxes on top")
+    metadata: dict[Annotated[str, Field(min_length=1, max_length=40)], Annotated[str, Field(max_length=500)]] = Field(
+        default_factory=dict, max_length=40, description="Kept with the product and the subscriptions at Stripe"
+    )
+
+    @field_validator("metadata")
     @classmethod
-    def _check_currency(cls, value: str) -> str:
-        if value not in CURRENCIES:
-            known = value.strip().lower() in CURRENCIES
-            advice = f'write "{value.strip().lower()}"' if known else 'write its code in small letters, like "usd"'
-            raise ValueError(f"{value[:40]!r} is no currency that Farebox knows; {advice}")
+    def _check_metadata(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name.startswith("farebox_"):
+                raise ValueError(f"{name!r}: names that begin with farebox_ are Farebox's own; choose another")
         return value
 
 
@@ -221,10 +251,23 @@ def catalog_of(model: FileModel, source: str) -> Catalog:
     """The catalog that the file describes. ConfigError names the dotted path of what does not fit together."""
     faults = [*_name_faults(model), *_meter_faults(model)]
     plans = {name: _plan(name, plan, faults) for name, plan in model.plans.items()}
+    faults += _key_faults(plans)
     if faults:
         raise ConfigError("\n".join(f"{source}: {fault}" for fault in faults))
     meters = {n: Meter(name=n, title=m.title, event_name=m.event_name or n) for n, m in model.meters.items()}
     return Catalog(meters=meters, plans=plans, routes=tuple(_route(route) for route in model.routes))
+
+
+def _priced(model: FileModel) -> list[tuple[str, _Amounts]]:
+    """Each plan in each of its currencies, with the path at which it stands."""
+    return [
+        (path, amounts)
+        for name, plan in model.plans.items()
+        for path, amounts in [
+            (f"plans.{name}", plan),
+            *((f"plans.{name}.currencies.{code}", one) for code, one in plan.currencies.items()),
+        ]
+    ]
 
 
 def _name_faults(model: FileModel) -> list[str]:
@@ -245,10 +288,10 @@ def _meter_faults(model: FileModel) -> list[str]:
         if event in events:
             faults.append(f"meters.{name}.event_name: {event!r} is already used by meters.{events[event]}")
         events[event] = name
-    for plan_name, plan in model.plans.items():
+    for path, amounts in _priced(model):
         seen: set[str] = set()
-        for i, price in enumerate(plan.prices):
-            where = f"plans.{plan_name}.prices[{i}].meter"
+        for i, price in enumerate(amounts.prices):
+            where = f"{path}.prices[{i}].meter"
             if price.meter not in model.meters:
                 faults.append(f"{where}: there is no meter {price.meter!r} (known: {known})")
             elif price.meter in seen:
@@ -266,22 +309,50 @@ def _meter_faults(model: FileModel) -> list[str]:
 
 
 def _plan(name: str, plan: _Plan, faults: list[str]) -> Plan:
-    """The plan. What is wrong with it is added to the faults, with something harmless in its place."""
-    where = f"plans.{name}"
-    if plan.base is not None and len(plan.prices) == _ITEMS_MAX:
+    """The plan in all its currencies. What is wrong with it is added to the faults, with something harmless in its
+    place."""
+    main = _offer(name, plan, plan, plan.currency, f"plans.{name}", faults)
+    others = []
+    for code, amounts in plan.currencies.items():
+        where = f"plans.{name}.currencies.{code}"
+        if code == plan.currency:
+            faults.append(f"{where}: {code} is the plan's main currency; its amounts stand in plans.{name} itself")
+        if {price.meter for price in amounts.prices} != {price.meter for price in plan.prices}:
+            faults.append(f"{where}.prices: they must be for the same meters as those of plans.{name}")
+        others.append(replace(_offer(name, plan, amounts, code, where, faults), is_other=True))
+    return replace(main, others=tuple(others))
+
+
+def _offer(name: str, plan: _Plan, amounts: _Amounts, currency: str, where: str, faults: list[str]) -> Plan:
+    """The plan in one currency."""
+
+    def exact(field: str) -> Decimal | None:
+        amount: str | None = getattr(amounts, field)
+        return _exact(amount, currency, f"{where}.{field}", faults) if amount is not None else None
+
+    base, setup_fee, minimum = exact("base"), exact("setup_fee"), exact("minimum") or Decimal(0)
+    if minimum != int(minimum):
+        faults.append(f"{where}.minimum: {amounts.minimum!r} is no whole number of the currency's smallest unit")
+    if amounts.base is not None and len(amounts.prices) == _ITEMS_MAX:
         faults.append(f"{where}.prices: at most {_ITEMS_MAX - 1} beside a base fee: Stripe takes {_ITEMS_MAX} in all")
     return Plan(
         name=name,
         title=plan.title,
-        currency=plan.currency,
+        currency=currency,
         interval=plan.interval,
-        base=_exact(plan.base, plan.currency, f"{where}.base", faults) if plan.base is not None else None,
-        prices=tuple(_price(name, plan, i, faults) for i in range(len(plan.prices))),
+        prices=tuple(_price(price, currency, f"{where}.prices[{i}]", faults) for i, price in enumerate(amounts.prices)),
+        base=base,
+        setup_fee=setup_fee,
+        minimum=int(minimum),
+        trial_days=plan.trial_days,
+        card_required=plan.card_required,
+        promotion_codes=plan.promotion_codes,
+        tax=plan.tax,
+        metadata=plan.metadata,
     )
 
 
-def _price(name: str, plan: _Plan, number: int, faults: list[str]) -> AnyPrice:
-    price, currency, where = plan.prices[number], plan.currency, f"plans.{name}.prices[{number}]"
+def _price(price: _Price, currency: str, where: str, faults: list[str]) -> AnyPrice:
     given = [kind for kind in ("unit_amount", "tiers", "package") if getattr(price, kind) is not None]
     if len(given) > 1:
         faults.append(f"{where}: it has {' and '.join(given)}; keep one of them")
@@ -299,7 +370,18 @@ def _price(name: str, plan: _Plan, number: int, faults: list[str]) -> AnyPrice:
         amount = _exact(package.unit_amount, currency, f"{where}.package.unit_amount", faults)
         return PackagePrice(price.meter, package.size, amount, package.round == "up")
     amount = _exact("0" if price.unit_amount is None else price.unit_amount, currency, f"{where}.unit_amount", faults)
-    return Price(plan=name, meter=price.meter, currency=currency, unit_amount=amount)
+    return Price(price.meter, amount)
+
+
+def _key_faults(plans: dict[str, Plan]) -> list[str]:
+    """Plans whose prices would have one name at Stripe: plan a_b with meter c, and plan a with meter b_c."""
+    faults, taken = [], dict[str, str]()
+    for name, plan in plans.items():
+        for key in {offer.lookup_key(sold) for offer in plan.offers for sold in offer.sold()}:
+            if taken.setdefault(key, name) != name:
+                said = f"a price would be called {key} at Stripe, like one of plans.{taken[key]}; rename the plan"
+                faults.append(f"plans.{name}: {said}")
+    return faults
 
 
 def _tier_faults(tiers: list[_Tier], where: str) -> list[str]:

@@ -15,7 +15,7 @@ from farebox.domain.inbox import HANDLED_EVENT_TYPES
 from farebox.domain.keys import Secret
 from farebox.domain.reports import MeterEvent, OutcomeKind
 from farebox.errors import NotFound, ProviderForbidden
-from farebox.ports import CheckoutSession
+from farebox.ports import CheckoutSession, Offer, StoredProduct
 from farebox.provider.stripe import StripeProvider
 from farebox.sandbox import ManualClock, Sandbox, checkout, create_app, subscriptions
 from farebox.sandbox.core import Context
@@ -23,8 +23,9 @@ from farebox.sandbox.core import Context
 START = 1_800_000_000 - 1_800_000_000 % 3600
 CALLS = Meter("calls", "API calls", "farebox_calls")
 TOKENS = Meter("tokens", "Tokens", "farebox_tokens")
-PRICE = Price("payg", "calls", "usd", Decimal(100))
+PRICE = Price("calls", Decimal(100))
 PLAN = Plan("payg", "Pay as you go", "usd", "month", (PRICE,))
+LOOKUP_KEY = "farebox_payg_calls"
 ACCOUNT = Account("acc_1", START, email="buyer@example.com")
 CARD: dict[str, Any] = {"email": "buyer@example.com", "number": "4242 4242 4242 4242", "expiry": "12/40", "cvc": "123"}
 
@@ -54,14 +55,14 @@ class Town:
         return self.provider.create_price(PRICE, PLAN, product_id=product, meter_id=meter.id).id
 
     def open_checkout(self, account: Account = ACCOUNT) -> tuple[Account, CheckoutSession]:
-        prices = self.provider.prices([PRICE.lookup_key])
+        prices = self.provider.prices([LOOKUP_KEY])
         price = prices[0].id if prices else self.sell()
         known = replace(account, customer_id=self.provider.create_customer(account))
         urls = {
             "success_url": "https://x.example/claim?session_id={CHECKOUT_SESSION_ID}",
             "cancel_url": "https://x.example/",
         }
-        return known, self.provider.create_checkout(known, PLAN, [price], **urls)
+        return known, self.provider.create_checkout(known, Offer(PLAN, ((price, True),)), **urls)
 
     def subscribe(self) -> tuple[str, str]:
         """A buyer who has paid. The ids of customer and subscription."""
@@ -139,14 +140,18 @@ def test_products_and_prices(town: Town) -> None:
     assert town.provider.product_of_plan("payg") is None
     product = town.provider.create_product(PLAN)
     first = town.provider.create_price(PRICE, PLAN, product_id=product, meter_id=meter.id)
-    assert (first.unit_amount, first.currency, first.interval) == (Decimal(100), "usd", "month")
-    assert (first.meter_id, first.product_id, first.active) == (meter.id, product, True)
+    assert (first.sold, first.currency, first.interval) == (PRICE, "usd", "month")
+    assert (first.meter_id, first.product.id, first.active) == (meter.id, product, True)
     finer = replace(PRICE, unit_amount=Decimal("0.000000000001"))
     second = town.provider.create_price(finer, PLAN, product_id=product, meter_id=meter.id)
-    town.provider.rename_product(product, "Pay per call")
-    assert town.provider.prices([PRICE.lookup_key]) == [replace(second, product_name="Pay per call")]
-    assert second.unit_amount == Decimal("0.000000000001")
-    assert town.provider.product_of_plan("payg") == (product, "Pay per call")
+    named = replace(PLAN, title="Pay per call", metadata={"team": "search"})
+    town.provider.update_product(product, named, stale=())
+    stored = StoredProduct(product, "Pay per call", {"team": "search"})
+    assert town.provider.prices([LOOKUP_KEY]) == [replace(second, product=stored)]
+    assert second.sold == finer
+    assert town.provider.product_of_plan("payg") == stored
+    town.provider.update_product(product, PLAN, stale=["team"])
+    assert town.provider.product_of_plan("payg") == StoredProduct(product, "Pay as you go", {})
 
 
 def test_more_prices_than_stripe_finds_at_once(town: Town) -> None:
@@ -154,8 +159,8 @@ def test_more_prices_than_stripe_finds_at_once(town: Town) -> None:
     meter, product = town.provider.create_meter(CALLS), town.provider.create_product(PLAN)
     keys = []
     for number in range(23):
-        price = replace(PRICE, plan=f"plan{number}")
-        keys.append(town.provider.create_price(price, PLAN, product_id=product, meter_id=meter.id).lookup_key)
+        plan = replace(PLAN, name=f"plan{number}")
+        keys.append(town.provider.create_price(PRICE, plan, product_id=product, meter_id=meter.id).lookup_key)
     assert sorted(p.lookup_key for p in town.provider.prices([*keys, "farebox_none_calls"])) == sorted(keys)
 
 
@@ -164,8 +169,8 @@ def test_a_price_that_is_no_plain_price_is_not_sold(town: Town) -> None:
     meter, product = town.provider.create_meter(CALLS), town.provider.create_product(PLAN)
     recurring = {"interval": "month", "interval_count": 2, "usage_type": "metered", "meter": meter.id}
     params = {"currency": "usd", "product": product, "unit_amount": 100, "recurring": recurring}
-    town.provider._api.prices.create(params={**params, "lookup_key": PRICE.lookup_key})
-    assert [p.active for p in town.provider.prices([PRICE.lookup_key])] == [False]
+    town.provider._api.prices.create(params={**params, "lookup_key": LOOKUP_KEY})
+    assert [p.active for p in town.provider.prices([LOOKUP_KEY])] == [False]
 
 
 def test_a_customer_is_made_once(town: Town) -> None:
@@ -219,9 +224,9 @@ def test_subscriptions(town: Town) -> None:
     (found,) = town.provider.subscriptions(customer_id)
     assert (found.id, found.customer_id, found.plan, found.status) == (subscription_id, customer_id, "payg", "active")
     (item,) = found.items
-    assert (item.meter, item.unit_amount, item.currency, item.period.start) == (
+    assert (item.meter, item.price, item.currency, item.period.start) == (
         "calls",
-        Decimal(100),
+        PRICE,
         "usd",
         town.sandbox.now_at,
     )
@@ -235,8 +240,8 @@ def test_subscriptions_of_any_status_and_number(town: Town) -> None:
     customer_id, first = town.subscribe()
     inside = town.inside
     customer = inside.state.get("customer", customer_id)
-    ours = town.provider.prices([PRICE.lookup_key])[0]
-    params: dict[str, Any] = {"currency": "usd", "product": ours.product_id, "unit_amount": 1}
+    ours = town.provider.prices([LOOKUP_KEY])[0]
+    params: dict[str, Any] = {"currency": "usd", "product": ours.product.id, "unit_amount": 1}
     recurring = {"interval": "month", "usage_type": "metered", "meter": ours.meter_id}
     foreign = town.provider._api.prices.create(params={**params, "recurring": recurring}).id
     subscriptions.create_subscription(inside, customer, [{"price": foreign}], {})

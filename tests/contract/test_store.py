@@ -19,6 +19,7 @@ from tests.shop import StillClock
 from farebox.domain.access import Facts, Standing
 from farebox.domain.accounts import Account, Checkout, Subscription, SubscriptionItem
 from farebox.domain.audit import AuditEntry
+from farebox.domain.catalog import Price
 from farebox.domain.corrections import Adjustment
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.invoices import PeriodBill
@@ -35,7 +36,7 @@ AT: Final = 1_800_000_000  # on a whole hour
 HOUR: Final = 3600
 DAY: Final = 86_400
 EVER: Final = 1 << 40
-ITEM = SubscriptionItem("si_1", "price_1", "calls", Decimal("0.015"), "usd", Period(AT, AT + 30 * 86_400))
+ITEM = SubscriptionItem("si_1", "price_1", Price("calls", Decimal("0.015")), "usd", Period(AT, AT + 30 * 86_400))
 SUBSCRIPTION = Subscription("sub_1", "cus_1", "payg", "active", AT, (ITEM,))
 DELIVERED = Outcome(OutcomeKind.DELIVERED)
 UNKNOWN = Outcome(OutcomeKind.UNKNOWN, "cut")
@@ -885,12 +886,12 @@ def test_periods_are_kept_when_they_are_over(store: Store) -> None:
     """L10: a past period and its price are known after the renewal, in order of time."""
     account = buyer(store)
     for start in (AT, AT + 30 * DAY):
-        item = replace(ITEM, period=Period(start, start + 30 * DAY), unit_amount=Decimal(start % 7))
+        item = replace(ITEM, period=Period(start, start + 30 * DAY), price=Price("calls", Decimal(start % 7)))
         subscription = replace(SUBSCRIPTION, items=(item,))
         store.put_subscriptions(account.id, (subscription,), fence=store.take_fence(account.id), at=start)
     first, second = store.periods(account.id)
     assert (first.start, first.end, second.end) == (AT, AT + 30 * DAY, AT + 60 * DAY)
-    assert first.items[0].unit_amount == Decimal(AT % 7)
+    assert first.items[0].price == Price("calls", Decimal(AT % 7))
     assert store.periods(account.id, since=first.end) == [second]
     assert store.unfinished_periods(ended_by=AT + 31 * DAY, limit=9) == [first]
 

@@ -10,6 +10,7 @@ from tests.shop import START_AT, StillClock
 
 from farebox.billing.inbox import InboxWorker
 from farebox.domain.accounts import Account, Subscription, SubscriptionItem
+from farebox.domain.catalog import Price
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.usage import Period
 from farebox.store.sql import MEMORY_URL, SqlStore
@@ -23,7 +24,7 @@ class Said:
     """A provider that says the same of every customer: an old subscription that ended, and a new one past due."""
 
     def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
-        item = SubscriptionItem("si", "price", "calls", Decimal(1), "usd", Period(START_AT, START_AT + 86_400))
+        item = SubscriptionItem("si", "price", Price("calls", Decimal(1)), "usd", Period(START_AT, START_AT + 86_400))
         old = Subscription(f"old_{customer_id}", customer_id, "payg", "canceled", START_AT, (item,))
         return replace(old, id=f"new_{customer_id}", status="past_due", created_at=START_AT + 1), old
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from farebox.config import CONFIG_BYTES_MAX, Settings, load_settings
-from farebox.domain.catalog import Meter, Route
+from farebox.domain.catalog import Meter, Price, Route
 from farebox.domain.keys import pepper_from
 from farebox.errors import ConfigError
 
@@ -58,7 +58,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.catalog.meters == {"calls": Meter("calls", "API calls", "calls")}
     assert settings.catalog.routes == (Route("GET", "/api", False, "calls", 1),)
     plan = settings.catalog.plans["payg"]
-    assert (plan.currency, plan.interval, plan.sellable_prices()[0].unit_amount) == ("usd", "month", Decimal(100))
+    assert (plan.currency, plan.interval, plan.prices) == ("usd", "month", (Price("calls", Decimal(100)),))
     assert settings.webhook_url == "https://api.example.com/billing/webhook"
     assert not settings.live
 

@@ -5,17 +5,10 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.shop import Shop
-from tests.unit.test_config import load, refusal
+from tests.unit.test_config import refusal
 
-from farebox.billing.catalog import plan_push
-from farebox.billing.checkout import begin_checkout
-from farebox.billing.doctor import diagnose
-from farebox.billing.late import LateBiller
-from farebox.config import load_catalog, load_settings
-from farebox.domain.catalog import CURRENCIES, Catalog, PackagePrice, Plan, Price, Tier, TieredPrice
-from farebox.errors import ConfigError
-from farebox.web.pages import Pages
+from farebox.config import load_catalog
+from farebox.domain.catalog import CURRENCIES, Catalog, PackagePrice, Plan, Tier, TieredPrice
 
 SCALE: Final = """
 [meters.calls]
@@ -199,69 +192,3 @@ def test_currencies() -> None:
     assert {"usd", "eur", "gbp", "jpy", "kwd", "inr", "brl", "chf", "aud", "cad", "sek", "pln", "krw"} <= CURRENCIES
     assert {len(code) for code in CURRENCIES} == {3}
     assert not CURRENCIES & {"xau", "xts", "xxx", "usx"}
-
-
-BY_UNIT: Final = Price("scale", "calls", "usd", Decimal(1))
-UNSOLD: Final = [
-    (TieredPrice("calls", True, (Tier(None, Decimal(1)),)), None, "a graduated price of calls"),
-    (TieredPrice("calls", False, (Tier(None, Decimal(1)),)), None, "a volume price of calls"),
-    (PackagePrice("calls", 10, Decimal(1), True), None, "a price of calls per package"),
-    (BY_UNIT, Decimal(0), "a base fee"),
-]
-
-
-@pytest.mark.parametrize(("price", "base", "named"), UNSOLD, ids=[named for _, _, named in UNSOLD])
-def test_what_cannot_be_sold_yet(
-    shop: Shop, price: Price | PackagePrice | TieredPrice, base: Decimal | None, named: str
-) -> None:
-    """Neither pushed, nor shown to buyers, nor bought, nor billed late: the plan and the reason are named instead."""
-    plan = Plan("scale", "Scale", "usd", "month", (price,), base)
-    mixed = Catalog(dict(shop.catalog.meters), {**shop.catalog.plans, "scale": plan}, shop.catalog.routes)
-    said = rf"plans\.scale cannot be sold yet: it has {named}\. `farebox quote scale` says what it costs"
-    shop.asked.clear()
-    with pytest.raises(ConfigError, match=said):
-        plan_push(mixed, shop.provider)
-    with pytest.raises(ConfigError, match=said):
-        Pages("/billing", "http://api.example.test", mixed).plans()
-    with pytest.raises(ConfigError, match=said):
-        LateBiller(shop.store, shop.provider, shop.clock, mixed)
-    with pytest.raises(ConfigError, match=said):
-        begin_checkout(
-            shop.store,
-            shop.provider,
-            shop.clock,
-            shop.entropy,
-            mixed,
-            plan_name="scale",
-            claim_url="http://api.example.test/billing/claim",
-            plans_url="http://api.example.test/billing/",
-        )
-    assert (shop.asked, shop.store.accounts(limit=9)) == ([], [])
-
-
-def test_serving_refuses_what_cannot_be_sold(tmp_path: Path) -> None:
-    """Nothing is served as long as the file has such a plan, and all of its reasons are named."""
-    settings = load(tmp_path, SCALE)
-    reasons = "a graduated price of calls, a price of tokens per package, a volume price of seats, a base fee"
-    with pytest.raises(ConfigError, match=f"plans.scale cannot be sold yet: it has {reasons}"):
-        settings.require_serving()
-    with pytest.raises(ConfigError, match=r"^STRIPE_SECRET_KEY is not set"):
-        load_settings(environ={}, path=tmp_path / "farebox.toml").require_serving()
-
-
-def test_the_doctor_names_what_cannot_be_sold(shop: Shop, tmp_path: Path) -> None:
-    """`farebox doctor` says which plan stands in the way."""
-    findings = list(
-        diagnose(
-            shop.store,
-            shop.provider,
-            shop.clock,
-            catalog(tmp_path),
-            (),
-            webhook_url="http://api.example.test/billing/webhook",
-            webhook_secrets=1,
-            live=False,
-        )
-    )
-    (fault,) = [f for f in findings if f.check == "catalog"]
-    assert (fault.status, fault.detail.startswith("plans.scale cannot be sold yet")) == ("fail", True)

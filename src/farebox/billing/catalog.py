@@ -6,22 +6,27 @@ The second time changes nothing.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from farebox.domain.catalog import Catalog, Meter, Plan, Price, format_minor
+from farebox.domain.catalog import Catalog, Fee, Meter, Plan, Sold, format_minor
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
+from farebox.domain.rating import described_price
 from farebox.errors import ConfigError
-from farebox.ports import Endpoint, Provider, StoredMeter, StoredPrice
+from farebox.ports import Endpoint, Provider, StoredMeter, StoredPrice, StoredProduct
 
 __all__ = ["Change", "apply_push", "plan_push", "push_error_destination", "push_portal", "push_webhook"]
 
 
 @dataclass(slots=True)
 class Change:
-    """One thing that push does or finds done. `kind`: create, update, unchanged."""
+    """One thing that push does or finds done. `kind`: create, update, unchanged.
+
+    `differences`: of an update, what changes: its name, what it is, what it becomes.
+    """
 
     kind: str
     object: str
     name: str
     detail: str
+    differences: tuple[tuple[str, str, str], ...] = ()
     _do: Callable[[], str] | None = None
 
 
@@ -34,20 +39,18 @@ class _Made:
 
 
 def plan_push(catalog: Catalog, provider: Provider) -> list[Change]:
-    """What a push would do, in order.
-
-    ConfigError when a plan cannot be sold yet, before anything is asked, or when Stripe has what cannot be made to fit.
-    """
-    catalog.require_sellable()
+    """What a push would do, in order. ConfigError when Stripe has what cannot be made to fit."""
     stored = {m.event_name: m for m in sorted(provider.meters(), key=lambda m: m.active)}
     made = _Made({}, {})
     changes = [_meter_change(meter, stored.get(meter.event_name), provider, made) for meter in catalog.meters.values()]
-    keys = [price.lookup_key for plan in catalog.plans.values() for price in plan.sellable_prices()]
+    offers = [offer for plan in catalog.plans.values() for offer in plan.offers]
+    keys = [offer.lookup_key(sold) for offer in offers for sold in offer.sold()]
     prices = {p.lookup_key: p for p in (provider.prices(keys) if keys else ())}
     for plan in catalog.plans.values():
         changes.append(_product_change(plan, prices, provider, made))
-        for price in plan.sellable_prices():
-            changes.append(_price_change(price, plan, prices.get(price.lookup_key), provider, made))
+        for offer in plan.offers:
+            for sold in offer.sold():
+                changes.append(_price_change(sold, offer, prices.get(offer.lookup_key(sold)), provider, made))
     return changes
 
 
@@ -103,7 +106,7 @@ def _meter_change(meter: Meter, found: StoredMeter | None, provider: Provider, m
             made.meters[meter.name] = new.id
             return f"{new.id} counts {meter.event_name}"
 
-        return Change("create", "meter", meter.name, f"counts {meter.event_name}", create)
+        return Change("create", "meter", meter.name, f"counts {meter.event_name}", (), create)
     if found.formula != "sum":
         raise ConfigError(
             f"Stripe's meter {found.id} for {meter.event_name!r} aggregates by {found.formula}, and Farebox needs sum. "
@@ -123,53 +126,88 @@ def _meter_change(meter: Meter, found: StoredMeter | None, provider: Provider, m
                 provider.rename_meter(found.id, meter.title)
             return f"{found.id} reactivated"
 
-        return Change("update", "meter", meter.name, "reactivate", reactivate)
+        return Change("update", "meter", meter.name, "reactivate", (("status", "inactive", "active"),), reactivate)
     if found.display_name != meter.title:
 
         def rename() -> str:
             provider.rename_meter(found.id, meter.title)
             return f"{found.id} renamed to {meter.title!r}"
 
-        return Change("update", "meter", meter.name, f"rename to {meter.title!r}", rename)
+        title = ("title", found.display_name, meter.title)
+        return Change("update", "meter", meter.name, f"rename to {meter.title!r}", (title,), rename)
     return Change("unchanged", "meter", meter.name, found.id)
 
 
 def _product_change(plan: Plan, prices: dict[str, StoredPrice], provider: Provider, made: _Made) -> Change:
-    priced = next((prices[p.lookup_key] for p in plan.sellable_prices() if p.lookup_key in prices), None)
-    found = (priced.product_id, priced.product_name) if priced is not None else provider.product_of_plan(plan.name)
+    keys = [plan.lookup_key(sold) for sold in plan.sold()]
+    priced = next((prices[key].product for key in keys if key in prices), None)
+    found = priced if priced is not None else provider.product_of_plan(plan.name)
     if found is None:
 
         def create() -> str:
             made.products[plan.name] = provider.create_product(plan)
             return made.products[plan.name]
 
-        return Change("create", "product", plan.name, plan.title, create)
-    product_id, title = found
-    made.products[plan.name] = product_id
-    if title != plan.title:
+        return Change("create", "product", plan.name, plan.title, (), create)
+    made.products[plan.name] = found.id
+    differences = _product_differences(plan, found)
+    if not differences:
+        return Change("unchanged", "product", plan.name, found.id)
 
-        def rename() -> str:
-            provider.rename_product(product_id, plan.title)
-            return f"{product_id} renamed to {plan.title!r}"
+    def update() -> str:
+        provider.update_product(found.id, plan, stale=sorted(set(found.metadata) - set(plan.metadata)))
+        return f"{found.id} is now {plan.title!r}"
 
-        return Change("update", "product", plan.name, f"rename to {plan.title!r}", rename)
-    return Change("unchanged", "product", plan.name, product_id)
+    return Change("update", "product", plan.name, found.id, differences, update)
 
 
-def _price_change(price: Price, plan: Plan, found: StoredPrice | None, provider: Provider, made: _Made) -> Change:
-    shown = f"{format_minor(price.unit_amount, price.currency)} per unit of {price.meter}, each {plan.interval}"
-    wanted = (price.currency, plan.interval, price.unit_amount, made.meters.get(price.meter))
-    if found is not None and found.active:
-        stored = (found.currency, found.interval, found.unit_amount, found.meter_id)
-        if stored == wanted:
-            return Change("unchanged", "price", price.lookup_key, f"{found.id}, {shown}")
+def _product_differences(plan: Plan, found: StoredProduct) -> tuple[tuple[str, str, str], ...]:
+    title = (("title", found.title, plan.title),) if found.title != plan.title else ()
+    names = sorted(set(found.metadata) | set(plan.metadata))
+    changed = [name for name in names if found.metadata.get(name) != plan.metadata.get(name)]
+    return title + tuple((f"metadata.{n}", found.metadata.get(n, ""), plan.metadata.get(n, "")) for n in changed)
+
+
+def _price_change(sold: Sold, plan: Plan, found: StoredPrice | None, provider: Provider, made: _Made) -> Change:
+    key, shown = plan.lookup_key(sold), _shown(sold, plan)
+    differences = _price_differences(sold, plan, found, made) if found is not None else ()
+    if found is not None and found.active and not differences:
+        return Change("unchanged", "price", key, f"{found.id}, {shown}")
 
     def create() -> str:
-        new = provider.create_price(price, plan, product_id=made.products[plan.name], meter_id=made.meters[price.meter])
-        moved = f"; the lookup key moved from {found.id}, whose subscribers keep it" if found is not None else ""
+        meter_id = None if isinstance(sold, Fee) else made.meters[sold.meter]
+        new = provider.create_price(sold, plan, product_id=made.products[plan.name], meter_id=meter_id)
+        moved = f"; subscribers of {found.id} keep it" if found is not None else ""
         return f"{new.id}, {shown}{moved}"
 
     if found is None:
-        return Change("create", "price", price.lookup_key, shown, create)
-    before = f"{format_minor(found.unit_amount, found.currency)}, each {found.interval}"
-    return Change("update", "price", price.lookup_key, f"{shown}, instead of {before}", create)
+        return Change("create", "price", key, shown, (), create)
+    return Change("update", "price", key, f"a new version: {shown}; subscribers keep theirs", differences, create)
+
+
+def _shown(sold: Sold, plan: Plan) -> str:
+    text = described_price(sold, plan.currency)
+    if isinstance(sold, Fee):
+        return f"{text}, once" if sold.kind == "setup" else f"{text} / {plan.interval}"
+    return f"{sold.meter}: {text} / {plan.interval}"
+
+
+def _price_differences(sold: Sold, plan: Plan, found: StoredPrice, made: _Made) -> tuple[tuple[str, str, str], ...]:
+    """What of a price is not as the file has it. What cannot be read as one of ours differs as a whole."""
+    once = isinstance(sold, Fee) and sold.kind == "setup"
+    pairs = [("currency", found.currency, plan.currency)]
+    pairs.append(("interval", found.interval or "once", "once" if once else plan.interval))
+    if found.sold is None:
+        pairs.append(("price", "bills in another way", described_price(sold, plan.currency)))
+    elif found.sold != sold:
+        before = described_price(found.sold, found.currency)
+        pairs.append(("price", before, described_price(sold, plan.currency)))
+    if not isinstance(sold, Fee):
+        least = [format_minor(m, plan.currency) if m else "none" for m in (found.minimum, plan.minimum)]
+        pairs.append(("minimum", least[0], least[1]))
+        pairs.append(("meter", found.meter_id or "none", made.meters.get(sold.meter, "a new one")))
+    if plan.tax and not found.taxed:
+        pairs.append(("tax_behavior", "unspecified", "exclusive"))
+    if not found.active:
+        pairs.append(("active", "no", "yes"))
+    return tuple((name, before, after) for name, before, after in pairs if before != after)

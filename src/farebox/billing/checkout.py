@@ -2,18 +2,26 @@
 
 import threading
 import zlib
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from farebox.billing.inbox import refresh_account
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Checkout
-from farebox.domain.catalog import Catalog, Plan
+from farebox.domain.catalog import Catalog, Fee, FeeKind, Plan, Sold
 from farebox.errors import AlreadySubscribed, InputInvalid, PlanUnknown, ProviderRejected
-from farebox.ports import CheckoutSession, Clock, Entropy, Provider, Store
+from farebox.ports import CheckoutSession, Clock, Entropy, Offer, Provider, Store
 
-__all__ = ["EMAIL_CHARACTERS_MAX", "REFERENCE_CHARACTERS_MAX", "begin_checkout", "chosen_plan"]
+__all__ = [
+    "EMAIL_CHARACTERS_MAX",
+    "REFERENCE_CHARACTERS_MAX",
+    "begin_checkout",
+    "chosen_offer",
+    "price_ids",
+]
 
 EMAIL_CHARACTERS_MAX: Final = 320
 REFERENCE_CHARACTERS_MAX: Final = 200
@@ -32,6 +40,7 @@ def begin_checkout(
     catalog: Catalog,
     *,
     plan_name: str,
+    currency: str = "",
     email: str = "",
     reference: str = "",
     account: Account | None = None,
@@ -40,12 +49,12 @@ def begin_checkout(
 ) -> CheckoutSession:
     """Begin a purchase of a plan for a new account, or for the account of a valid key.
 
-    PlanUnknown names the plans; ConfigError when it cannot be sold yet; AlreadySubscribed; InputInvalid; ProviderError.
+    PlanUnknown names the plans; AlreadySubscribed; InputInvalid, of a currency too; ProviderError.
     """
     with (
         _ONE_AT_A_TIME[zlib.crc32(account.id.encode()) % len(_ONE_AT_A_TIME)] if account is not None else nullcontext()
     ):
-        plan = chosen_plan(catalog, plan_name)
+        plan = chosen_offer(catalog, plan_name, currency)
         return _begin(store, provider, clock, entropy, plan, email, reference, account, claim_url, plans_url)
 
 
@@ -62,20 +71,21 @@ def _begin(
     plans_url: str,
 ) -> CheckoutSession:
     _check_texts(email, reference)
-    price_ids = _price_ids(provider, plan)  # first, so that a plan that cannot be bought leaves nothing behind
+    offer = _offer(provider, plan)  # first, so that a plan that cannot be bought leaves nothing behind
     if account is None:
         account = Account("acct_" + entropy.token(), clock.now_at(), email, reference)
         store.add_account(account)
     else:
-        _refuse_second_subscription(store, provider, clock, account)
+        known = _refuse_second_subscription(store, provider, clock, account)
+        if known:  # set up before, and tried
+            offer = replace(offer, setup_id=None, trial_days=0)
     if account.customer_id is None:
         customer_id = provider.create_customer(account)
         store.set_customer(account.id, customer_id)
         account = Account(account.id, account.created_at, account.email, account.reference, customer_id)
     session = provider.create_checkout(
         account,
-        plan,
-        price_ids,
+        offer,
         success_url=claim_url + "?session_id={CHECKOUT_SESSION_ID}",
         cancel_url=plans_url,
     )
@@ -83,7 +93,7 @@ def _begin(
     return session
 
 
-def chosen_plan(catalog: Catalog, name: str) -> Plan:
+def _chosen_plan(catalog: Catalog, name: str) -> Plan:
     """The plan of the catalog, or PlanUnknown that names those there are."""
     plan = catalog.plans.get(name)
     if plan is None:
@@ -93,12 +103,23 @@ def chosen_plan(catalog: Catalog, name: str) -> Plan:
     return plan
 
 
-def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, account: Account) -> None:
-    """Two subscriptions of one customer to one meter would bill each call twice.
+def chosen_offer(catalog: Catalog, name: str, currency: str) -> Plan:
+    """The plan in a currency; without one in its main currency. PlanUnknown, or InputInvalid that names those."""
+    plan = _chosen_plan(catalog, name)
+    offer = plan.offer_in(currency.lower()) if currency else plan
+    if offer is None:
+        sold = ", ".join(one.currency for one in plan.offers)
+        raise InputInvalid(f"Plan {name} is not sold in {currency[:10]!r}. Its currencies are: {sold}.")
+    return offer
+
+
+def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, account: Account) -> bool:
+    """Two subscriptions of one customer to one meter would bill each call twice. Whether there was one before.
 
     Webhooks may be late: Stripe is asked.
     """
-    if any(s.status not in TERMINAL_STATUSES for s in refresh_account(store, provider, clock, account)):
+    known = refresh_account(store, provider, clock, account)
+    if any(s.status not in TERMINAL_STATUSES for s in known):
         raise AlreadySubscribed("This account already has a subscription. Change its card or cancel it in the portal.")
     for checkout in store.open_checkouts(account.id):
         provider.expire_checkout(checkout.session_id)
@@ -107,19 +128,33 @@ def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, 
         store.set_checkout_status(checkout.session_id, status)
         if status == "complete":
             raise AlreadySubscribed("This account has just been subscribed. Claim its key.")
+    return any(s.status != "incomplete_expired" for s in known)
 
 
-def _price_ids(provider: Provider, plan: Plan) -> list[str]:
-    sold = plan.sellable_prices()
-    stored = {price.lookup_key: price for price in provider.prices([p.lookup_key for p in sold])}
-    missing = [p.lookup_key for p in sold if p.lookup_key not in stored or not stored[p.lookup_key].active]
+def _offer(provider: Provider, plan: Plan) -> Offer:
+    """What a new buyer gets, with the newest prices. ProviderRejected when Stripe lacks one."""
+    ids = price_ids(provider, plan, plan.sold())
+    setup = [ids[plan.lookup_key(sold)] for sold in plan.sold() if _is_setup(sold)]
+    recurring = tuple((ids[plan.lookup_key(sold)], not isinstance(sold, Fee)) for sold in plan.recurring())
+    return Offer(plan, recurring, setup[0] if setup else None, plan.trial_days)
+
+
+def _is_setup(sold: Sold) -> bool:
+    return isinstance(sold, Fee) and sold.kind is FeeKind.SETUP
+
+
+def price_ids(provider: Provider, plan: Plan, sold: Sequence[Sold]) -> dict[str, str]:
+    """The ids of the newest prices by lookup key. ProviderRejected when Stripe lacks one."""
+    keys = [plan.lookup_key(one) for one in sold]
+    stored = {price.lookup_key: price for price in provider.prices(keys)}
+    missing = [key for key in keys if key not in stored or not stored[key].active]
     if missing:
         _log.error("price_missing_at_stripe", lookup_keys=missing, advice="run `farebox push`")
         raise ProviderRejected(
             "This plan cannot be bought yet: the seller has not published its price.",
             internal=f"Stripe has no active price {', '.join(missing)}. Run `farebox push`.",
         )
-    return [stored[p.lookup_key].id for p in sold]
+    return {key: stored[key].id for key in keys}
 
 
 def _check_texts(email: str, reference: str) -> None:

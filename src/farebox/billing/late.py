@@ -36,13 +36,9 @@ _log = structlog.get_logger("farebox.late")
 
 
 class LateBiller:
-    """Closes periods and bills what is late. `bills=False` only closes them and says what is late.
-
-    It rates by the unit: ConfigError when a plan has other prices.
-    """
+    """Closes periods and bills what is late. `bills=False` only closes them and says what is late."""
 
     def __init__(self, store: Store, provider: Provider, clock: Clock, catalog: Catalog, *, bills: bool = True) -> None:
-        catalog.require_sellable()
         self._store = store
         self._provider = provider
         self._clock = clock

@@ -1,5 +1,6 @@
 """`farebox init` and `farebox push`: what is sold, in a file and at Stripe."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,10 @@ def push(
             style = {"create": "green", "update": "yellow"}.get(change.kind, "dim")
             line = Text.assemble((f"{change.kind:<10} ", style), f"{change.object} {change.name}: {change.detail}")
             OUT.print(line, soft_wrap=True)
+            for name, before, after in change.differences:
+                OUT.print(
+                    Text.assemble(" " * 13, f"{name}: ", (before, "red"), " → ", (after, "green")), soft_wrap=True
+                )
 
     changes = plan_push(settings.catalog, provider)
     if dry_run:
@@ -67,8 +72,22 @@ def push(
             tell(change)
             made += [endpoint.secret] if endpoint.secret else []
         secret = ",".join(made)
+    if not as_json:
+        counts = Counter(change.kind for change in done)
+        would = "would be " if dry_run else ""
+        said = f"{counts['create']} {would}created, {counts['update']} {would}updated, {counts['unchanged']} unchanged."
+        OUT.print(said, style="bold", highlight=False)
     if as_json:
-        rows = [{"kind": c.kind, "object": c.object, "name": c.name, "detail": c.detail} for c in done]
+        rows = [
+            {
+                "kind": c.kind,
+                "object": c.object,
+                "name": c.name,
+                "detail": c.detail,
+                "differences": [{"name": n, "before": b, "after": a} for n, b, a in c.differences],
+            }
+            for c in done
+        ]
         print_json({"changes": rows, **({"webhook_secret": secret} if secret else {})})
     elif secret:
         OUT.print("\nPut what Stripe signs with into the environment, beside any secret there; it is shown this once:")

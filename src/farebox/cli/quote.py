@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from farebox.billing.checkout import chosen_plan
+from farebox.billing.checkout import chosen_offer
 from farebox.cli.context import ConfigOption, JsonOption
 from farebox.config import load_catalog
 from farebox.domain.catalog import Plan, format_minor
@@ -24,12 +24,14 @@ def quote(
     plan: Annotated[str, typer.Argument(help="A plan of farebox.toml.")],
     usage: Annotated[list[str] | None, typer.Argument(metavar="METER=QUANTITY", help="What is used of it.")] = None,
     config: ConfigOption = None,
+    currency: Annotated[str, typer.Option(help="One of the plan's currencies, instead of its main one.")] = "",
+    first: Annotated[bool, typer.Option("--first", help="The first invoice, with what is charged once.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """What an invoice of a plan comes to, line by line, for so much usage. Needs neither Stripe nor the ledger."""
     catalog = load_catalog(config)
-    chosen = chosen_plan(catalog, plan)
-    lines = lines_of(chosen, _used(chosen, usage or ()))
+    chosen = chosen_offer(catalog, plan, currency)
+    lines = lines_of(chosen, _used(chosen, usage or ()), first=first)
     total = total_of(lines)
     if as_json:
         rows = [

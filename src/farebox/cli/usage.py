@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from farebox.billing.invoices import usage_report
+from farebox.billing.invoices import EarlierPart, MeterCost, usage_report
 from farebox.cli.adjust import adjust
 from farebox.cli.context import ConfigOption, JsonOption, ledger, say_if_cut
 from farebox.cli.retry import retry
@@ -58,31 +58,65 @@ def show(
         report = usage_report(store, clock, found, settings.past_due_grace_seconds)
         summary = store.report_summary(account)
     if as_json:
-        meters = [
-            {**asdict(m), "unit_amount": str(m.unit_amount) if m.unit_amount is not None else None}
-            for m in report.meters
-        ]
+        meters = [_meter(cost) for cost in report.meters]
         print_json(
             {
                 "account": account,
                 "period_start": report.period.start,
                 "period_end": report.period.end,
                 "currency": report.currency,
+                "base": report.base,
+                "minimum": report.minimum,
                 "total": report.total,
+                "projected_total": report.projected_total,
                 "meters": meters,
+                "earlier": [_earlier(part) for part in report.earlier],
                 "unsealed": summary.unsealed_quantity,
                 "reported": {state.value: summary.quantities[state] for state in ReportState},
             }
         )
         return
-    rows = [
-        {"meter": m.meter, "quantity": m.quantity, "calls": m.calls, "cost": format_minor(m.amount, report.currency)}
-        for m in report.meters
-    ]
-    OUT.print(f"{moment(report.period.start)} to {moment(report.period.end)}", style="dim")
-    print_rows(rows, as_json=False, empty="Nothing used yet.")
+    for part in report.earlier:
+        OUT.print(f"{part.plan}, {moment(part.period.start)} to {moment(part.period.end)}", style="dim")
+        _print_meters(part.meters, report.currency)
+    plan = report.subscription.plan
+    OUT.print(f"{plan}, {moment(report.period.start)} to {moment(report.period.end)}", style="dim")
+    _print_meters(report.meters, report.currency)
+    said = f"{format_minor(report.total, report.currency)} so far" if report.currency else ""
+    if report.base:
+        said += f", {format_minor(report.base, report.currency)} of it the base fee"
+    if report.projected_total is not None:
+        said += f"; {format_minor(report.projected_total, report.currency)} if it goes on like this"
+    OUT.print(f"{said}.", highlight=False)
     delivered = summary.quantities[ReportState.DELIVERED]
     OUT.print(f"{delivered} units are at Stripe, {summary.unsealed_quantity} are not sealed yet.", style="dim")
+
+
+def _print_meters(costs: Sequence[MeterCost], currency: str) -> None:
+    rows = [
+        {
+            "meter": m.meter,
+            "quantity": m.quantity,
+            "calls": m.calls,
+            "price": m.price,
+            "cost": format_minor(m.amount, currency),
+        }
+        for m in costs
+    ]
+    print_rows(rows, as_json=False, empty="Nothing used yet.")
+
+
+def _meter(cost: MeterCost) -> dict[str, Any]:
+    return {**asdict(cost), "unit_amount": str(cost.unit_amount) if cost.unit_amount is not None else None}
+
+
+def _earlier(part: EarlierPart) -> dict[str, Any]:
+    return {
+        "plan": part.plan,
+        "period_start": part.period.start,
+        "period_end": part.period.end,
+        "meters": [_meter(cost) for cost in part.meters],
+    }
 
 
 def _print_events(events: Sequence[MeterEvent], *, as_json: bool) -> None:

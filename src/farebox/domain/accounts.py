@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
 
+from farebox.domain.catalog import AnyPrice
 from farebox.domain.usage import Period
 
 __all__ = [
@@ -40,21 +41,29 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionItem:
-    """One metered price of a subscription. `unit_amount` in minor units; the period is the item's own."""
+    """One metered price of a subscription, for the part of its current period in which it has been there.
+
+    `minimum`: the least that base and usage of a whole period come to, in minor units; each item of a plan has it.
+    """
 
     id: str
     price_id: str
-    meter: str
-    unit_amount: Decimal
+    price: AnyPrice
     currency: str
     period: Period
+    minimum: int = 0
+
+    @property
+    def meter(self) -> str:
+        return self.price.meter
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """A subscription as Stripe last described it.
 
-    `status` is Stripe's own word; `status_since_at` is when we first saw it.
+    `status` is Stripe's own word; `status_since_at` is when we first saw it. `base`: the fee for each interval, exact,
+    in minor units. `next_plan`: what it changes to at its period's end.
     """
 
     id: str
@@ -66,6 +75,8 @@ class Subscription:
     cancel_at_period_end: bool = False
     collection_paused: bool = False
     status_since_at: int = 0
+    base: Decimal | None = None
+    next_plan: str = ""
 
     @property
     def period(self) -> Period | None:

@@ -1,12 +1,13 @@
 """What is sold: meters, prices, plans, and which route costs what. Built once from farebox.toml, never changed."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
+from enum import StrEnum
 from typing import Final
 
 from farebox.domain.money import money_context
-from farebox.errors import ConfigError
 
 __all__ = [
     "AMOUNT_CHARACTERS_MAX",
@@ -15,11 +16,14 @@ __all__ = [
     "UNIT_AMOUNT_MAX",
     "AnyPrice",
     "Catalog",
+    "Fee",
+    "FeeKind",
     "Meter",
     "PackagePrice",
     "Plan",
     "Price",
     "Route",
+    "Sold",
     "Tier",
     "TieredPrice",
     "currency_decimals",
@@ -60,16 +64,10 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Per unit: what one unit of a meter costs in a plan. `unit_amount` is exact, in minor units (cents)."""
+    """Per unit: what one unit of a meter costs. `unit_amount` is exact, in minor units (cents)."""
 
-    plan: str
     meter: str
-    currency: str
     unit_amount: Decimal
-
-    @property
-    def lookup_key(self) -> str:
-        return f"farebox_{self.plan}_{self.meter}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +104,31 @@ class TieredPrice:
 AnyPrice = Price | PackagePrice | TieredPrice
 
 
+class FeeKind(StrEnum):
+    """BASE: for each interval, in advance. SETUP: once, with an account's first subscription."""
+
+    BASE = "base"
+    SETUP = "setup"
+
+
+@dataclass(frozen=True, slots=True)
+class Fee:
+    """A fixed amount of a plan, exact, in minor units."""
+
+    kind: FeeKind
+    amount: Decimal
+
+
+Sold = AnyPrice | Fee
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a buyer subscribes to. `base` is the fee for each interval, exact, in minor units; None: there is none."""
+    """What a buyer subscribes to, in one currency; `others` are the same plan in other currencies.
+
+    Amounts in minor units: `base` for each interval and `setup_fee` once, both exact; `minimum` is the least that base
+    and usage of a whole period come to. `tax`: Stripe computes it. `card_required`: also where nothing is due today.
+    """
 
     name: str
     title: str
@@ -116,18 +136,38 @@ class Plan:
     interval: str
     prices: tuple[AnyPrice, ...]
     base: Decimal | None = None
+    setup_fee: Decimal | None = None
+    minimum: int = 0
+    trial_days: int = 0
+    card_required: bool = True
+    promotion_codes: bool = False
+    tax: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    others: tuple["Plan", ...] = ()
+    is_other: bool = False
 
-    def sellable_prices(self) -> tuple[Price, ...]:
-        """The prices of a plan that can be sold. ConfigError for one that can only be quoted so far."""
-        sellable = tuple(price for price in self.prices if isinstance(price, Price))
-        reasons = [_kind(price) for price in self.prices if not isinstance(price, Price)]
-        reasons += ["a base fee"] if self.base is not None else []
-        if reasons:
-            raise ConfigError(
-                f"plans.{self.name} cannot be sold yet: it has {', '.join(reasons)}. `farebox quote {self.name}` says "
-                "what it costs. To push and serve, take it out of the file, or give it prices per unit only."
-            )
-        return sellable
+    @property
+    def offers(self) -> tuple["Plan", ...]:
+        """The plan in each of its currencies, the main one first."""
+        return (self, *self.others)
+
+    def offer_in(self, currency: str) -> "Plan | None":
+        return next((offer for offer in self.offers if offer.currency == currency), None)
+
+    def lookup_key(self, sold: Sold) -> str:
+        """The name under which Stripe finds the price, its newest version. A name of the file never holds a colon."""
+        part = f":{sold.kind}" if isinstance(sold, Fee) else f"_{sold.meter}"
+        return f"farebox_{self.name}{part}" + (f":{self.currency}" if self.is_other else "")
+
+    def recurring(self) -> tuple[Sold, ...]:
+        """What a subscription has as its items: the base fee, and a price for each meter."""
+        base = () if self.base is None else (Fee(FeeKind.BASE, self.base),)
+        return (*base, *self.prices)
+
+    def sold(self) -> tuple[Sold, ...]:
+        """Everything that needs a price at Stripe."""
+        setup = () if self.setup_fee is None else (Fee(FeeKind.SETUP, self.setup_fee),)
+        return (*setup, *self.recurring())
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,17 +195,6 @@ class Catalog:
     meters: dict[str, Meter] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
-
-    def require_sellable(self) -> None:
-        """Refuse unless every plan can be sold as it is. ConfigError names the first that cannot."""
-        for plan in self.plans.values():
-            plan.sellable_prices()
-
-
-def _kind(price: PackagePrice | TieredPrice) -> str:
-    if isinstance(price, PackagePrice):
-        return f"a price of {price.meter} per package"
-    return f"a {'graduated' if price.graduated else 'volume'} price of {price.meter}"
 
 
 def currency_decimals(currency: str) -> int:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Final
 
-from farebox.domain.rating import line_amount
+from farebox.domain.catalog import AnyPrice
+from farebox.domain.rating import amount_of
 
 __all__ = ["REASON_CHARACTERS_MAX", "Adjustment", "LateItem", "late_amount", "late_description"]
 
@@ -47,9 +47,12 @@ class LateItem:
     invoice_item_id: str | None = None
 
 
-def late_amount(billed: int, late: int, unit_amount: Decimal) -> int:
-    """What `late` units cost on top of `billed` ones, so that both together cost what one invoice would have."""
-    return line_amount(billed + late, unit_amount) - line_amount(billed, unit_amount)
+def late_amount(billed: int, late: int, price: AnyPrice) -> int:
+    """What `late` units cost on top of `billed` ones, so that both together cost what one invoice would have.
+
+    Negative where more units cost less, as they may by volume.
+    """
+    return amount_of(price, billed + late) - amount_of(price, billed)
 
 
 def late_description(title: str, quantity: int, start: int, end: int) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from farebox.domain.periods import BillingPeriod
-from farebox.domain.rating import line_amount
+from farebox.domain.rating import amount_of
 
 __all__ = ["BilledInvoice", "BilledLine", "MeterBill", "PeriodBill", "bill_of"]
 
@@ -69,19 +69,28 @@ def bill_of(period: BillingPeriod, invoices: Iterable[BilledInvoice], *, ended: 
     closing: BilledInvoice | None = None
     for invoice in ours:
         closes = invoice.period_end == period.end
-        for line in invoice.lines:
-            item = meters.get(line.item_id or "")
-            if item is None or not period.start <= line.start < period.end:
+        for item_id, lines in _lines_by_item(invoice, period).items():
+            item = meters.get(item_id)
+            if item is None:
                 continue
-            before = totals[item.meter]
+            before, quantity = totals[item.meter], sum(line.quantity for line in lines)
             totals[item.meter] = MeterBill(
-                before.quantity + line.quantity,
-                before.amount + line.amount,
-                before.expected_amount + line_amount(line.quantity, item.unit_amount),
+                before.quantity + quantity,
+                before.amount + sum(line.amount for line in lines),
+                before.expected_amount + amount_of(item.price, quantity),
             )
-            closes = closes or line.end >= period.end or ended
+            closes = closes or ended or any(line.end >= period.end for line in lines)
         if closes and (closing is None or (invoice.finalized_at or 0) > (closing.finalized_at or 0)):
             closing = invoice
     if closing is None:
         return None
     return PeriodBill(closing.id, closing.finalized_at or 0, totals)
+
+
+def _lines_by_item(invoice: BilledInvoice, period: BillingPeriod) -> dict[str, list[BilledLine]]:
+    """The invoice's lines of usage in the period: several of one item where it costs by tiers."""
+    found: dict[str, list[BilledLine]] = {}
+    for line in invoice.lines:
+        if line.item_id is not None and line.start < period.end and line.end > period.start:
+            found.setdefault(line.item_id, []).append(line)
+    return found

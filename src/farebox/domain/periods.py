@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Final
 
 from farebox.domain.accounts import TERMINAL_STATUSES, Subscription, SubscriptionItem
+from farebox.domain.rating import free
 
 __all__ = ["BillingPeriod", "periods_of"]
 
@@ -16,7 +17,8 @@ _NEVER_BEGAN: Final = frozenset({"incomplete", "incomplete_expired"})
 class BillingPeriod:
     """A half-open period [start, end) of one subscription, with the items and prices that it had.
 
-    `finalized_at` is when its invoice became final: from then on no meter event can be billed in it.
+    `finalized_at` is when its invoice became final: from then on no meter event can be billed in it. `base`: the fee of
+    a whole interval, exact, in minor units; None: there is none.
     """
 
     account_id: str
@@ -26,6 +28,8 @@ class BillingPeriod:
     items: tuple[SubscriptionItem, ...]
     invoice_id: str | None = None
     finalized_at: int | None = None
+    plan: str = ""
+    base: Decimal | None = None
 
     def item_of(self, meter: str) -> SubscriptionItem | None:
         return next((item for item in self.items if item.meter == meter), None)
@@ -48,10 +52,15 @@ def periods_of(
             before = found.get(key)
             if before is None or before.finalized_at is None:
                 items = tuple(item for item in subscription.items if item.period.start == start)
+                base = subscription.base
                 if subscription.status == "trialing":
-                    items = tuple(replace(item, unit_amount=Decimal(0)) for item in items)
+                    items = tuple(replace(item, price=free(item.price), minimum=0) for item in items)
+                    base = None
                 over_at = subscription.status_since_at if subscription.status in TERMINAL_STATUSES else end
-                found[key] = BillingPeriod(account_id, subscription.id, start, max(min(end, over_at), start + 1), items)
+                over_at = max(min(end, over_at), start + 1)
+                found[key] = BillingPeriod(
+                    account_id, subscription.id, start, over_at, items, plan=subscription.plan, base=base
+                )
     ordered = [found[key] for key in sorted(found)]
     return [
         replace(period, end=min([period.end, *(later.start for later in ordered if later.start > period.start)]))

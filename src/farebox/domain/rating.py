@@ -5,20 +5,53 @@ amount. The first tier counts as reached without usage too, as Stripe has it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
+from enum import StrEnum
 
-from farebox.domain.catalog import AnyPrice, Catalog, PackagePrice, Plan, Tier, TieredPrice, format_minor
+from farebox.domain.catalog import (
+    AnyPrice,
+    Catalog,
+    PackagePrice,
+    Plan,
+    Price,
+    Sold,
+    Tier,
+    TieredPrice,
+    format_minor,
+)
 from farebox.domain.money import money_context
 
-__all__ = ["Line", "described", "line_amount", "lines_of", "total_of"]
+__all__ = [
+    "Line",
+    "LineKind",
+    "amount_of",
+    "described",
+    "described_price",
+    "free",
+    "line_amount",
+    "lines_of",
+    "part_of",
+    "price_lines",
+    "total_of",
+]
+
+
+class LineKind(StrEnum):
+    """What a line is of. MINIMUM: what is missing to the least that a period comes to."""
+
+    USAGE = "usage"
+    BASE = "base"
+    SETUP = "setup"
+    MINIMUM = "minimum"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of an invoice: `amount` is rounded, `unit_amount` exact, both in minor units.
 
-    `meter` is None for the base fee. `tier` counts from 1. A flat amount has no quantity, `package` units a package.
+    `meter` is None for what no meter counts. `tier` counts from 1. A flat amount has no quantity, `package` units a
+    package.
     """
 
     meter: str | None
@@ -28,6 +61,7 @@ class Line:
     tier: int | None = None
     flat: bool = False
     package: int | None = None
+    kind: LineKind = LineKind.USAGE
 
 
 def line_amount(quantity: int, unit_amount: Decimal) -> int:
@@ -36,10 +70,39 @@ def line_amount(quantity: int, unit_amount: Decimal) -> int:
         return int((max(quantity, 0) * unit_amount).quantize(Decimal(1)))
 
 
-def lines_of(plan: Plan, used: Mapping[str, int]) -> tuple[Line, ...]:
-    """The lines of one period's invoice, for what was used by meter. No usage, or a negative one, bills as 0."""
-    base = () if plan.base is None else (Line(None, 1, plan.base, line_amount(1, plan.base)),)
-    return base + tuple(line for price in plan.prices for line in _lines(price, max(used.get(price.meter, 0), 0)))
+def lines_of(plan: Plan, used: Mapping[str, int], *, first: bool = False) -> tuple[Line, ...]:
+    """The lines of one whole period's invoice, for what was used by meter. No usage, or a negative one, bills as 0.
+
+    `first` adds what is charged once, with the first one.
+    """
+    lines = [_fee(plan.setup_fee, LineKind.SETUP)] if first and plan.setup_fee is not None else []
+    counted = [_fee(plan.base, LineKind.BASE)] if plan.base is not None else []
+    counted += [line for price in plan.prices for line in price_lines(price, used.get(price.meter, 0))]
+    missing = plan.minimum - sum(line.amount for line in counted)
+    if missing > 0:
+        counted.append(_fee(Decimal(missing), LineKind.MINIMUM))
+    return (*lines, *counted)
+
+
+def price_lines(price: AnyPrice, quantity: int) -> tuple[Line, ...]:
+    """The lines that one price makes of a quantity. A negative one bills as 0."""
+    return tuple(_lines(price, max(quantity, 0)))
+
+
+def amount_of(price: AnyPrice, quantity: int) -> int:
+    """What a quantity of one period costs, in minor units, each line rounded."""
+    return sum(line.amount for line in price_lines(price, quantity))
+
+
+def part_of(amount: int, part_seconds: int, whole_seconds: int) -> int:
+    """The share of an amount that falls on a part of its period, to the second, rounded as Stripe's prorations are."""
+    with localcontext(money_context()):
+        return int((Decimal(amount * part_seconds) / whole_seconds).quantize(Decimal(1)))
+
+
+def free(price: AnyPrice) -> Price:
+    """The same meter at no cost, as in a trial."""
+    return Price(price.meter, Decimal(0))
 
 
 def total_of(lines: tuple[Line, ...]) -> int:
@@ -49,12 +112,38 @@ def total_of(lines: tuple[Line, ...]) -> int:
 
 def described(line: Line, plan: Plan, catalog: Catalog) -> str:
     """A line in words, much as Stripe writes it: 31 × API calls (tier 2 at 0.036 USD / month)."""
+    if line.kind is LineKind.MINIMUM:
+        return f"{plan.title} (to the minimum of {format_minor(plan.minimum, plan.currency)} / {plan.interval})"
+    if line.kind is LineKind.SETUP:
+        return f"{plan.title} (set-up, once)"
     title = plan.title if line.meter is None else catalog.meters[line.meter].title
     tier = f"tier {line.tier} " if line.tier is not None else ""
     price = f"{'flat' if line.flat else 'at'} {format_minor(line.unit_amount, plan.currency)}"
     units = f" per {line.package} units" if line.package is not None else ""
     count = "" if line.flat else f"{line.quantity} × "
     return f"{count}{title} ({tier}{price}{units} / {plan.interval})"
+
+
+def described_price(sold: Sold, currency: str) -> str:
+    """A price in words, for a table or a page: 0.002 USD each; up to 100: 1.00 USD each, then 0.50 USD each."""
+    if isinstance(sold, Price):
+        return f"{format_minor(sold.unit_amount, currency)} each"
+    if isinstance(sold, PackagePrice):
+        begun = "a begun one counts" if sold.rounds_up else "whole ones only"
+        return f"{format_minor(sold.unit_amount, currency)} per {sold.size:,}, {begun}"
+    if not isinstance(sold, TieredPrice):
+        return format_minor(sold.amount, currency)
+    parts: list[str] = []
+    for tier in sold.tiers:
+        flat = f" + {format_minor(tier.flat_amount, currency)} flat" if tier.flat_amount else ""
+        reach = f"up to {tier.up_to:,}" if tier.up_to is not None else ("beyond" if parts else "any number")
+        parts.append(f"{reach}: {format_minor(tier.unit_amount, currency)} each{flat}")
+    return "; ".join(parts) + ("" if sold.graduated else " (the whole volume at one tier)")
+
+
+def _fee(amount: Decimal, kind: LineKind) -> Line:
+    once = Line(None, 1, amount, line_amount(1, amount), kind=kind)
+    return replace(once, quantity=0, flat=True) if kind is LineKind.MINIMUM else once
 
 
 def _lines(price: AnyPrice, quantity: int) -> list[Line]:

@@ -9,11 +9,13 @@ from farebox.ports.provider import (
     CheckoutSession,
     Endpoint,
     Invoice,
+    Offer,
     PortalState,
     Provider,
     ProviderAccount,
     StoredMeter,
     StoredPrice,
+    StoredProduct,
 )
 from farebox.ports.reconciling import ReconcilingStore
 from farebox.ports.reports import ReportBacklog, ReportStore, ReportSummary
@@ -31,6 +33,7 @@ __all__ = [
     "Entropy",
     "Invoice",
     "Ledger",
+    "Offer",
     "PortalState",
     "PresenceStore",
     "ProcessRow",
@@ -47,5 +50,6 @@ __all__ = [
     "Store",
     "StoredMeter",
     "StoredPrice",
+    "StoredProduct",
     "WriterState",
 ]

@@ -1,12 +1,11 @@
 """The payment provider as a port, and the values that it speaks of. Amounts are in minor units."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Protocol
 
 from farebox.domain.accounts import Account, Subscription
-from farebox.domain.catalog import Meter, Plan, Price
+from farebox.domain.catalog import Meter, Plan, Sold
 from farebox.domain.corrections import LateItem
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.invoices import BilledInvoice
@@ -16,11 +15,13 @@ __all__ = [
     "CheckoutSession",
     "Endpoint",
     "Invoice",
+    "Offer",
     "PortalState",
     "Provider",
     "ProviderAccount",
     "StoredMeter",
     "StoredPrice",
+    "StoredProduct",
 ]
 
 
@@ -44,18 +45,42 @@ class StoredMeter:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredProduct:
+    """The product of a plan as the provider has it. `metadata` without Farebox's own."""
+
+    id: str
+    title: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPrice:
-    """A price as the provider has it, found by lookup key. `unit_amount` in minor units."""
+    """A price as the provider has it, found by lookup key.
+
+    `sold` is None, and `active` False, for one that Farebox would not make. `minimum`, in minor units, is that of its
+    plan. `interval` is empty for what is charged once.
+    """
 
     id: str
     lookup_key: str
-    product_id: str
-    product_name: str
+    product: StoredProduct
     currency: str
     interval: str
-    unit_amount: Decimal
+    sold: Sold | None
+    minimum: int
+    taxed: bool
     meter_id: str | None
     active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a buyer is sent to pay: an offer of a plan with the ids of its prices, and what this buyer gets of it."""
+
+    plan: Plan
+    recurring_ids: tuple[tuple[str, bool], ...]  # price, and whether a meter counts it
+    setup_id: str | None = None
+    trial_days: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +140,17 @@ class Provider(Protocol):
     def rename_meter(self, meter_id: str, title: str) -> None: ...
     def reactivate_meter(self, meter_id: str) -> None: ...
     def prices(self, lookup_keys: Sequence[str]) -> list[StoredPrice]: ...
-    def product_of_plan(self, plan: str) -> tuple[str, str] | None:
-        """Id and name of the product that was made for the plan."""
+    def product_of_plan(self, plan: str) -> StoredProduct | None:
+        """The product that was made for the plan."""
         ...
 
     def create_product(self, plan: Plan) -> str: ...
-    def rename_product(self, product_id: str, title: str) -> None: ...
-    def create_price(self, price: Price, plan: Plan, *, product_id: str, meter_id: str) -> StoredPrice:
-        """Create the price and move its lookup key to it."""
+    def update_product(self, product_id: str, plan: Plan, *, stale: Sequence[str]) -> None:
+        """Give it the plan's title and metadata, without the `stale` names of metadata."""
+        ...
+
+    def create_price(self, sold: Sold, plan: Plan, *, product_id: str, meter_id: str | None) -> StoredPrice:
+        """Create what an offer of a plan sells, and move its lookup key to it. A fee has no meter."""
         ...
 
     def endpoints(self) -> list[Endpoint]: ...
@@ -147,7 +175,7 @@ class Provider(Protocol):
         ...
 
     def create_checkout(
-        self, account: Account, plan: Plan, price_ids: Sequence[str], *, success_url: str, cancel_url: str
+        self, account: Account, offer: Offer, *, success_url: str, cancel_url: str
     ) -> CheckoutSession: ...
     def checkout(self, session_id: str) -> CheckoutSession | None: ...
     def expire_checkout(self, session_id: str) -> None:

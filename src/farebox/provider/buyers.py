@@ -1,22 +1,24 @@
 """Who buys, at Stripe: customers, checkouts, subscriptions and invoices."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import stripe
 
 from farebox.domain.accounts import Account, Subscription
-from farebox.domain.catalog import Plan
 from farebox.errors import NotFound, ProviderRejected
-from farebox.ports import CheckoutSession, Invoice
+from farebox.ports import CheckoutSession, Invoice, Offer
 from farebox.provider import translate
 from farebox.provider.calls import StripeCalls, all_of, asking
 
-__all__ = ["BuyerCalls"]
+__all__ = ["TIERED_PRICES_REMEMBERED_MAX", "BuyerCalls"]
+
+TIERED_PRICES_REMEMBERED_MAX: Final = 10_000
 
 
 class BuyerCalls(StripeCalls):
     """The part of the Provider that sells, and follows what was sold."""
+
+    _tiers: dict[str, list[dict[str, Any]]]
 
     def create_customer(self, account: Account) -> str:
         params: dict[str, Any] = {"metadata": {translate.ACCOUNT: account.id}}
@@ -38,20 +40,34 @@ class BuyerCalls(StripeCalls):
                     found.append(Account(account_id, customer["created"], email, "", customer["id"]))
         return found
 
-    def create_checkout(
-        self, account: Account, plan: Plan, price_ids: Sequence[str], *, success_url: str, cancel_url: str
-    ) -> CheckoutSession:
-        ours = {translate.ACCOUNT: account.id, translate.PLAN: plan.name}
-        params = {
+    def create_checkout(self, account: Account, offer: Offer, *, success_url: str, cancel_url: str) -> CheckoutSession:
+        plan = offer.plan
+        ours = {**plan.metadata, translate.ACCOUNT: account.id, translate.PLAN: plan.name}
+        lines = [{"price": id} if metered else {"price": id, "quantity": 1} for id, metered in offer.recurring_ids]
+        subscription: dict[str, Any] = {"metadata": ours, "billing_mode": {"type": "flexible"}}
+        if offer.setup_id is not None:
+            lines.append({"price": offer.setup_id, "quantity": 1})
+        if offer.trial_days:
+            subscription["trial_period_days"] = offer.trial_days
+            if not plan.card_required:  # the trial's end finds no card: the buyer is asked, not billed in vain
+                subscription["trial_settings"] = {"end_behavior": {"missing_payment_method": "cancel"}}
+        params: dict[str, Any] = {
             "mode": "subscription",
             "customer": account.customer_id,
             "client_reference_id": account.id,
-            "line_items": [{"price": price_id} for price_id in price_ids],
+            "line_items": lines,
             "success_url": success_url,
             "cancel_url": cancel_url,
             "metadata": ours,
-            "subscription_data": {"metadata": ours, "billing_mode": {"type": "flexible"}},
+            "subscription_data": subscription,
         }
+        if not plan.card_required:
+            params["payment_method_collection"] = "if_required"
+        if plan.promotion_codes:
+            params["allow_promotion_codes"] = True
+        if plan.tax:
+            params["automatic_tax"] = {"enabled": True}
+            params["customer_update"] = {"address": "auto", "name": "auto"}
         with asking("create_checkout"):
             return translate.checkout_of(self._api.checkout.sessions.create(params=params).to_dict())
 
@@ -80,8 +96,22 @@ class BuyerCalls(StripeCalls):
                 if one["items"].get("has_more"):  # Stripe shows the first few of a list within another
                     listed = self._api.subscription_items.list(params={"subscription": one["id"], "limit": 100})
                     one["items"]["data"] = list(all_of(listed))
+                for item in one["items"]["data"]:
+                    self._expand_tiers(item["price"])
         ours = (translate.subscription_of(one) for one in found)
         return tuple(s for s in ours if s is not None)
+
+    def _expand_tiers(self, price: dict[str, Any]) -> None:
+        """Put the tiers into the price: too deep for Stripe to expand here. A price's amounts never change."""
+        if price["billing_scheme"] != "tiered" or translate.METER not in (price["metadata"] or {}):
+            return
+        found = self._tiers.get(price["id"])
+        if found is None:
+            found = self._api.prices.retrieve(price["id"], params={"expand": ["tiers"]}).to_dict()["tiers"]
+            if len(self._tiers) >= TIERED_PRICES_REMEMBERED_MAX:
+                self._tiers.clear()
+            self._tiers[price["id"]] = found
+        price["tiers"] = found
 
     def preview_invoice(self, subscription_id: str) -> Invoice:
         with asking("preview_invoice"):

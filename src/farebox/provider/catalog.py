@@ -5,9 +5,9 @@ from typing import Any
 
 import stripe
 
-from farebox.domain.catalog import Meter, Plan, Price
+from farebox.domain.catalog import Fee, FeeKind, Meter, PackagePrice, Plan, Sold, Tier, TieredPrice
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
-from farebox.ports import Endpoint, PortalState, StoredMeter, StoredPrice
+from farebox.ports import Endpoint, PortalState, StoredMeter, StoredPrice, StoredProduct
 from farebox.provider import translate
 from farebox.provider.calls import StripeCalls, all_of, asking
 
@@ -47,40 +47,49 @@ class CatalogCalls(StripeCalls):
                 params = {
                     "lookup_keys": list(lookup_keys[start : start + 10]),
                     "limit": 100,
-                    "expand": ["data.product"],
+                    "expand": ["data.product", "data.tiers"],
                 }
                 found += [translate.price_of(p) for p in all_of(self._api.prices.list(params=params))]
         return found
 
-    def product_of_plan(self, plan: str) -> tuple[str, str] | None:
+    def product_of_plan(self, plan: str) -> StoredProduct | None:
         with asking("products"):
             for product in all_of(self._api.products.list(params={"limit": 100, "active": True})):
                 if (product["metadata"] or {}).get(translate.PLAN) == plan:
-                    return product["id"], product["name"]
+                    return translate.product_of(product)
         return None
 
     def create_product(self, plan: Plan) -> str:
         with asking("create_product"):
-            made = self._api.products.create(params={"name": plan.title, "metadata": {translate.PLAN: plan.name}})
-            return str(made.id)
+            return str(self._api.products.create(params=_product(plan)).id)
 
-    def rename_product(self, product_id: str, title: str) -> None:
-        with asking("rename_product"):
-            self._api.products.update(product_id, params={"name": title})
+    def update_product(self, product_id: str, plan: Plan, *, stale: Sequence[str]) -> None:
+        params = _product(plan)
+        params["metadata"] |= dict.fromkeys(stale, "")
+        with asking("update_product"):
+            self._api.products.update(product_id, params=params)
 
-    def create_price(self, price: Price, plan: Plan, *, product_id: str, meter_id: str) -> StoredPrice:
-        params = {
-            "currency": price.currency,
+    def create_price(self, sold: Sold, plan: Plan, *, product_id: str, meter_id: str | None) -> StoredPrice:
+        ours = {translate.PLAN: plan.name}
+        params: dict[str, Any] = {
+            "currency": plan.currency,
             "product": product_id,
-            "unit_amount_decimal": f"{price.unit_amount:f}",
-            "recurring": {"interval": plan.interval, "usage_type": "metered", "meter": meter_id},
-            "lookup_key": price.lookup_key,
+            "lookup_key": plan.lookup_key(sold),
             "transfer_lookup_key": True,
-            "metadata": {translate.PLAN: plan.name, translate.METER: price.meter},
-            "expand": ["product"],
+            "expand": ["product", "tiers"],
+            **_amounts(sold),
         }
+        if plan.tax:
+            params["tax_behavior"] = "exclusive"
+        if not isinstance(sold, Fee):
+            params["recurring"] = {"interval": plan.interval, "usage_type": "metered", "meter": meter_id}
+            ours[translate.METER] = sold.meter
+            if plan.minimum:
+                ours[translate.MINIMUM] = str(plan.minimum)
+        elif sold.kind is FeeKind.BASE:
+            params["recurring"] = {"interval": plan.interval, "usage_type": "licensed"}
         with asking("create_price"):
-            return translate.price_of(self._api.prices.create(params=params).to_dict())
+            return translate.price_of(self._api.prices.create(params={**params, "metadata": ours}).to_dict())
 
     def endpoints(self) -> list[Endpoint]:
         with asking("endpoints"):
@@ -144,3 +153,33 @@ class CatalogCalls(StripeCalls):
         params = {"customer": customer_id, "return_url": return_url, "configuration": configuration}
         with asking("create_portal_session"):
             return str(self._api.billing_portal.sessions.create(params=params).url)
+
+
+def _product(plan: Plan) -> dict[str, Any]:
+    return {"name": plan.title, "metadata": {**plan.metadata, translate.PLAN: plan.name}}
+
+
+def _amounts(sold: Sold) -> dict[str, Any]:
+    if isinstance(sold, Fee):
+        return {"unit_amount_decimal": f"{sold.amount:f}"}
+    if isinstance(sold, TieredPrice):
+        return {
+            "billing_scheme": "tiered",
+            "tiers_mode": "graduated" if sold.graduated else "volume",
+            "tiers": [_tier(tier) for tier in sold.tiers],
+        }
+    amounts: dict[str, Any] = {"unit_amount_decimal": f"{sold.unit_amount:f}"}
+    if isinstance(sold, PackagePrice):
+        rounds = "up" if sold.rounds_up else "down"
+        amounts["transform_quantity"] = {"divide_by": sold.size, "round": rounds}
+    return amounts
+
+
+def _tier(tier: Tier) -> dict[str, Any]:
+    asked: dict[str, Any] = {
+        "up_to": "inf" if tier.up_to is None else tier.up_to,
+        "unit_amount_decimal": f"{tier.unit_amount:f}",
+    }
+    if tier.flat_amount is not None:
+        asked["flat_amount_decimal"] = f"{tier.flat_amount:f}"
+    return asked

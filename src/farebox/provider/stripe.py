@@ -57,6 +57,7 @@ class StripeProvider(CatalogCalls, BuyerCalls, UsageCalls, InvoicingCalls):
             http_client=HttpClient(way),
         )
         self._webhook_secrets = tuple(webhook_secrets)
+        self._tiers = {}
         self._live = secret_key.reveal()[3:7] == "live"
 
     def close(self) -> None:

@@ -5,14 +5,18 @@ from decimal import Decimal
 from typing import Any, Final
 
 from farebox.domain.accounts import Subscription, SubscriptionItem
+from farebox.domain.catalog import AnyPrice, Fee, FeeKind, PackagePrice, Price, Sold, Tier, TieredPrice
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.reports import ErrorReport, ReportedError
 from farebox.domain.usage import Period
-from farebox.ports import CheckoutSession, Endpoint, Invoice, PortalState, StoredMeter, StoredPrice
+from farebox.ports import CheckoutSession, Endpoint, Invoice, PortalState, StoredMeter, StoredPrice, StoredProduct
 
 __all__ = [
     "ACCOUNT",
     "METER",
+    "MINIMUM",
+    "NEXT_PLAN",
+    "OURS",
     "PLAN",
     "PORTAL",
     "checkout_of",
@@ -22,8 +26,12 @@ __all__ = [
     "event_of",
     "invoice_of",
     "meter_of",
+    "metered_of",
+    "minimum_of",
     "portal_of",
     "price_of",
+    "product_of",
+    "sold_of",
     "subscription_of",
 ]
 
@@ -32,6 +40,9 @@ ACCOUNT: Final = "farebox_account"
 PLAN: Final = "farebox_plan"
 METER: Final = "farebox_meter"
 PORTAL: Final = "farebox_portal"
+MINIMUM: Final = "farebox_minimum"
+NEXT_PLAN: Final = "farebox_next_plan"
+OURS: Final = "farebox_"
 
 _TEXT_CHARACTERS_MAX: Final = 128
 _LATEST_AT: Final = 1 << 40  # no event is from later, and every database can hold it
@@ -51,52 +62,113 @@ def meter_of(found: dict[str, Any]) -> StoredMeter:
 
 
 def price_of(found: dict[str, Any]) -> StoredPrice:
-    """A price with its product expanded. One that does not bill plainly by the unit is none that we may sell."""
-    product, recurring = found["product"], found.get("recurring") or {}
-    plain = recurring.get("interval_count") == 1 and found["billing_scheme"] == "per_unit"
+    """A price with its product and its tiers expanded. One that bills otherwise than ours may not be sold."""
+    recurring, ours = found.get("recurring") or {}, found["metadata"] or {}
+    sold = sold_of(found)
     return StoredPrice(
         id=found["id"],
         lookup_key=found["lookup_key"],
-        product_id=product["id"],
-        product_name=product.get("name", ""),
+        product=product_of(found["product"]),
         currency=found["currency"],
         interval=recurring.get("interval", ""),
-        unit_amount=Decimal(found["unit_amount_decimal"] or 0),
+        sold=sold,
+        minimum=minimum_of(ours),
+        taxed=found["tax_behavior"] == "exclusive",
         meter_id=recurring.get("meter"),
-        active=found["active"] and plain and not found["transform_quantity"],
+        active=found["active"] and sold is not None,
     )
+
+
+def product_of(found: dict[str, Any]) -> StoredProduct:
+    """A product, with what the seller wrote beside our own in its metadata."""
+    metadata = {n: v for n, v in (found.get("metadata") or {}).items() if not n.startswith(OURS)}
+    return StoredProduct(found["id"], found.get("name", ""), metadata)
+
+
+def minimum_of(metadata: dict[str, str]) -> int:
+    """The least that the plan of a price comes to in a period, in minor units; 0 when it says none."""
+    text = metadata.get(MINIMUM, "")
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
+def sold_of(found: dict[str, Any]) -> Sold | None:
+    """What a price sells, or None when it is none of ours: another interval count, no meter, another way to bill."""
+    recurring, meter = found.get("recurring"), (found["metadata"] or {}).get(METER, "")
+    amount = Decimal(found["unit_amount_decimal"] or 0)
+    plain = found["billing_scheme"] == "per_unit" and not found["transform_quantity"]
+    if recurring is None or recurring["usage_type"] != "metered":
+        kind = FeeKind.SETUP if recurring is None else FeeKind.BASE
+        return Fee(kind, amount) if plain and (recurring or {}).get("interval_count", 1) == 1 else None
+    if recurring["interval_count"] != 1 or not meter:
+        return None
+    return metered_of(found, meter, amount)
+
+
+def metered_of(found: dict[str, Any], meter: str, amount: Decimal) -> AnyPrice:
+    """What a metered price costs. KeyError when it has tiers that were not expanded."""
+    if found["billing_scheme"] == "tiered":
+        tiers = tuple(
+            Tier(tier["up_to"], _amount(tier, "unit_amount") or Decimal(0), _amount(tier, "flat_amount"))
+            for tier in found["tiers"]
+        )
+        return TieredPrice(meter, found["tiers_mode"] == "graduated", tiers)
+    if found["transform_quantity"]:
+        package = found["transform_quantity"]
+        return PackagePrice(meter, package["divide_by"], amount, package["round"] == "up")
+    return Price(meter, amount)
+
+
+def _amount(tier: dict[str, Any], name: str) -> Decimal | None:
+    exact = tier.get(f"{name}_decimal")
+    return Decimal(exact) if exact is not None else None
 
 
 def subscription_of(found: dict[str, Any]) -> Subscription | None:
     """A subscription with the items that Farebox sells; None when it has none of them."""
-    items = tuple(_item(item) for item in found["items"]["data"] if METER in (item["price"]["metadata"] or {}))
+    entries = found["items"]["data"]
+    items = tuple(_item(item) for item in entries if METER in (item["price"]["metadata"] or {}))
     if not items:
         return None
+    metadata = found["metadata"] or {}
     period_end, cancel_at = max(item.period.end for item in items), found.get("cancel_at")
-    plans = [item["price"]["metadata"].get(PLAN, "") for item in found["items"]["data"]]
+    plans = [(item["price"]["metadata"] or {}).get(PLAN, "") for item in entries]
     return Subscription(
         id=found["id"],
         customer_id=_id(found["customer"]) or "",
-        plan=(found["metadata"] or {}).get(PLAN) or next(filter(None, plans), ""),
+        plan=metadata.get(PLAN) or next(filter(None, plans), ""),
         status=found["status"],
         created_at=found["created"],
         items=items,
         # In flexible mode the portal may set the date alone.
         cancel_at_period_end=found["cancel_at_period_end"] or (cancel_at is not None and cancel_at <= period_end),
         collection_paused=found["pause_collection"] is not None,
+        base=_base(entries),
+        next_plan=metadata.get(NEXT_PLAN, "") if found.get("schedule") else "",
     )
 
 
 def _item(found: dict[str, Any]) -> SubscriptionItem:
     price = found["price"]
+    # An item that came in mid-period counts from then on, though Stripe shows the whole period.
+    start = max(found["current_period_start"], found["created"])
     return SubscriptionItem(
         id=found["id"],
         price_id=price["id"],
-        meter=price["metadata"][METER],
-        unit_amount=Decimal(price["unit_amount_decimal"] or 0),
+        price=metered_of(price, price["metadata"][METER], Decimal(price["unit_amount_decimal"] or 0)),
         currency=price["currency"],
-        period=Period(found["current_period_start"], found["current_period_end"]),
+        period=Period(start, found["current_period_end"]),
+        minimum=minimum_of(price["metadata"]),
     )
+
+
+def _base(items: list[dict[str, Any]]) -> Decimal | None:
+    """The base fee, of the item that Farebox made for it."""
+    fees = [
+        Decimal(item["price"]["unit_amount_decimal"] or 0) * (item.get("quantity") or 1)
+        for item in items
+        if PLAN in (item["price"]["metadata"] or {}) and METER not in item["price"]["metadata"]
+    ]
+    return sum(fees, Decimal(0)) if fees else None
 
 
 def checkout_of(found: dict[str, Any]) -> CheckoutSession:

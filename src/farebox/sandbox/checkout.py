@@ -17,6 +17,7 @@ from farebox.sandbox.customers import (
 )
 from farebox.sandbox.discounts import Asked, asked_discounts, discount_lines, new_discounts, promotion_code_named
 from farebox.sandbox.errors import StripeError, invalid, not_modelled, wrong_state
+from farebox.sandbox.invoiceitems import new_item
 from farebox.sandbox.lifecycle import begin
 from farebox.sandbox.onetime import (
     CUSTOMER_CREATION,
@@ -46,6 +47,15 @@ def _create(ctx: Context) -> StripeObject:
     customer = live_customer(ctx, p["customer"]) if "customer" in p else None
     if customer is not None and "customer_email" in p:
         raise invalid("You may only specify one of these parameters: customer, customer_email.", param="customer_email")
+    if "customer_update" in p and customer is None:
+        raise invalid("`customer_update` can only be used with `customer`.", param="customer_update")
+    if (p.get("automatic_tax") or {}).get("enabled") and customer is not None and not _has_address(customer, p):
+        raise invalid(
+            "Automatic tax calculation in Checkout requires a valid address on the Customer. Add a valid address to "
+            "the Customer or set either `customer_update[address]` to 'auto' or `customer_update[shipping]` to 'auto' "
+            "to save the address entered in Checkout to the Customer.",
+            param="automatic_tax",
+        )
     if "allow_promotion_codes" in p and "discounts" in p:
         raise invalid(
             "You may only specify one of these parameters: allow_promotion_codes, discounts.", param="discounts"
@@ -63,7 +73,7 @@ def _create(ctx: Context) -> StripeObject:
         "allow_promotion_codes": p.get("allow_promotion_codes"),
         "amount_subtotal": 0,
         "amount_total": 0,
-        "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
+        "automatic_tax": _tax(p.get("automatic_tax") or {"enabled": False}),
         "billing_address_collection": None,
         "cancel_url": p.get("cancel_url"),
         "client_reference_id": p.get("client_reference_id"),
@@ -126,19 +136,36 @@ def _create(ctx: Context) -> StripeObject:
     return ctx.state.add(session)
 
 
+def _has_address(customer: StripeObject, p: dict[str, Any]) -> bool:
+    return bool(customer.get("address")) or "auto" in (p.get("customer_update") or {}).values()
+
+
+def _tax(asked: dict[str, Any]) -> StripeObject:
+    """Automatic tax of an account without a tax registration: it is computed, and comes to nothing."""
+    on = asked["enabled"]
+    return {
+        "enabled": on,
+        "liability": {"type": "self"} if on else None,
+        "provider": "stripe" if on else None,
+        "status": "complete" if on else None,
+    }
+
+
 def _asked(ctx: Context, session: StripeObject, asked: list[dict[str, Any]]) -> list[Asked]:
     customer = ctx.state.objects["customer"].get(session["customer"] or "")
     return asked_discounts(ctx, asked, customer=customer, currency=session["currency"])
 
 
 def _total(ctx: Context, session: StripeObject, asked: list[Asked]) -> None:
-    """What the buyer pays today: licensed items in advance, less the discounts; nothing in a trial."""
+    """What the buyer pays today: one-time prices, and licensed items in advance unless there is a trial; less the
+    discounts."""
     free = asked_trial(ctx, session["_subscription_data"]) is not None
     lines = session["_line_items"]["data"]
     counted = []
     for line in lines:
         price, quantity = line["price"], Decimal(line["quantity"] or 0)
-        line["amount_subtotal"] = 0 if free or line["quantity"] is None else amount_of(price, quantity)
+        later = price["recurring"] is not None and (free or line["quantity"] is None)
+        line["amount_subtotal"] = 0 if later else amount_of(price, quantity)
         details = {"price_details": {"product": price["product"]}}
         amounts: StripeObject = {"discount_amounts": [], "pretax_credit_amounts": []}
         counted.append(
@@ -176,8 +203,10 @@ def apply_promotion_code(ctx: Context, session: StripeObject, text: str) -> None
 
 def _line_items(ctx: Context, asked: list[dict[str, Any]]) -> list[StripeObject]:
     known = [ctx.state.objects["price"].get(entry["price"]) for entry in asked]
-    if any(price is not None and price["recurring"] is None for price in known):
-        raise not_modelled("one-time prices beside a subscription's in checkout")
+    once = [e for e, price in zip(asked, known, strict=True) if price is not None and price["recurring"] is None]
+    asked = [entry for entry in asked if entry not in once]
+    if not asked:
+        raise invalid("`subscription` mode needs at least one recurring price.", param="line_items")
     items = []
     for entry, price in zip(asked, check_prices(ctx, asked, "line_items"), strict=True):
         licensed = price["recurring"]["usage_type"] == "licensed"
@@ -200,7 +229,7 @@ def _line_items(ctx: Context, asked: list[dict[str, Any]]) -> list[StripeObject]
                 "quantity": entry["quantity"] if licensed else None,
             }
         )
-    return items
+    return [*items, *(one_time_items(ctx, once) if once else [])]
 
 
 def pay(
@@ -231,6 +260,7 @@ def pay(
     items = [
         {"price": line["price"]["id"], **({"quantity": line["quantity"]} if line["quantity"] is not None else {})}
         for line in session["_line_items"]["data"]
+        if line["price"]["recurring"] is not None
     ]
     check_prices(ctx, items, "line_items")  # again: one may have been retired since
     asked = _asked(ctx, session, [{k: d[k] for k in _named(d)} for d in session["discounts"]])
@@ -266,9 +296,28 @@ def _subscribe(
     subscription = build_subscription(ctx, customer, items, {**session["_subscription_data"], **chosen})
     subscription["_discounts"] = new_discounts(ctx, asked, subscription, session=session["id"])
     subscription["discounts"] = [discount["id"] for discount in subscription["_discounts"]]
+    once = [
+        _once(ctx, subscription, line) for line in session["_line_items"]["data"] if line["price"]["recurring"] is None
+    ]
     with _present(method):
-        begin(ctx, subscription)
+        begin(ctx, subscription, once=once)
     return subscription
+
+
+def _once(ctx: Context, subscription: StripeObject, line: StripeObject) -> StripeObject:
+    """A one-time line as an item of the first invoice."""
+    price, quantity = line["price"], line["quantity"]
+    return new_item(
+        ctx,
+        subscription["customer"],
+        amount=amount_of(price, Decimal(quantity)),
+        currency=price["currency"],
+        description=line["description"],
+        quantity=quantity,
+        price=price,
+        unit_amount=price["unit_amount_decimal"],
+        subscription=subscription["id"],
+    )
 
 
 def _check_charge(session: StripeObject, card: Card, *, authenticated: bool) -> None:
@@ -331,6 +380,8 @@ _CREATE: Final = {
     "cancel_url": text(),
     "customer": text(),
     "customer_email": email(),
+    "automatic_tax": obj({"enabled": required(boolean())}),
+    "customer_update": obj({name: enum("auto", "never") for name in ("address", "name", "shipping")}),
     "client_reference_id": text(200),
     "metadata": metadata(),
     "expires_at": integer(),

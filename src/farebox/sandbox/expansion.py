@@ -1,16 +1,21 @@
 """`expand`: ids replaced by their objects, and what is only shown when asked for."""
 
-from typing import Any
+from typing import Any, Final
 
 from farebox.sandbox.errors import StripeError
 from farebox.sandbox.state import State, StripeObject, visible
 
-__all__ = ["expanded"]
+__all__ = ["LEVELS_MAX", "expanded"]
+
+LEVELS_MAX: Final = 4
 
 
 def expanded(state: State, result: StripeObject, paths: list[str]) -> Any:
     document = visible(result)
     for path in paths:
+        if path.count(".") >= LEVELS_MAX:
+            said = f"You cannot expand more than {LEVELS_MAX} levels of a property. Property: {path}"
+            raise StripeError(400, "invalid_request_error", said, param="expand")
         _expand(state, document, result, path)
     return document
 
@@ -24,10 +29,13 @@ def _expand(state: State, document: Any, source: Any, path: str) -> None:
         return
     if not isinstance(document, dict):
         raise StripeError(400, "invalid_request_error", f"This property cannot be expanded ({path}).", param="expand")
-    hidden = source.get(f"_{name}") if isinstance(source, dict) else None
-    if name not in document and hidden is None:
+    there = isinstance(source, dict) and f"_{name}" in source
+    hidden = source[f"_{name}"] if there else None
+    if name not in document and not there:
         raise StripeError(400, "invalid_request_error", f"This property cannot be expanded ({path}).", param="expand")
-    if hidden is not None:
+    if there and hidden is None:
+        return  # it could be shown, and this one has none
+    if there:
         document[name] = visible(hidden)
     value = document[name]
     if isinstance(value, str):

@@ -1,6 +1,6 @@
 """A subscription's life: how it begins, what each period's end brings, trials, thresholds, and how it ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from farebox.sandbox.core import Context
@@ -54,16 +54,27 @@ def happenings_of(ctx: Context, subscription: StripeObject) -> list[Happening]:
     return due
 
 
-def begin(ctx: Context, subscription: StripeObject, *, behavior: str = "allow_incomplete") -> None:
-    """Keep a new subscription, and bill what is due in advance. Purely metered ones have no first invoice."""
+def begin(
+    ctx: Context,
+    subscription: StripeObject,
+    *,
+    behavior: str = "allow_incomplete",
+    once: Sequence[StripeObject] = (),
+) -> None:
+    """Keep a new subscription, and bill what is due in advance, with the invoice items that are charged `once`.
+
+    Purely metered ones have no first invoice.
+    """
     plan = first_plan(ctx, subscription)
-    if plan and subscription["status"] == "active":
+    keep_items(ctx, list(once))
+    bills = bool(plan or once)
+    if bills and subscription["status"] == "active":
         subscription["status"] = "incomplete"  # until the first invoice is paid
     ctx.state.add(subscription)
     ctx.emit("customer.subscription.created", subscription)
     if subscription["status"] == "trialing" and subscription["trial_end"] - ctx.now_at <= TRIAL_NOTICE_SECONDS:
         _tell_of_trial(ctx, subscription)
-    if plan:
+    if bills:
         invoice = _draft(ctx, subscription, plan, reason="subscription_create", period=(ctx.now_at,) * 2, grace=False)
         finalize(ctx, invoice, collect=behavior != "default_incomplete")
 

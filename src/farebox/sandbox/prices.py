@@ -78,8 +78,7 @@ def _create_price(ctx: Context) -> StripeObject:
         "unit_amount": _whole(amount),
         "unit_amount_decimal": amount,
     }
-    if tiers is not None:
-        price["_tiers"] = tiers  # shown when expanded
+    price["_tiers"] = tiers  # shown when expanded
     ctx.state.add(price)
     ctx.emit("price.created", price)
     return price

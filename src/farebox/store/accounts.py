@@ -5,6 +5,7 @@ Every change of an account's facts is announced.
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -288,6 +289,8 @@ def _columns(subscription: Subscription) -> dict[str, Any]:
         "cancel_at_period_end": subscription.cancel_at_period_end,
         "collection_paused": subscription.collection_paused,
         "items": items_text(subscription.items),
+        "base": None if subscription.base is None else str(subscription.base),
+        "next_plan": subscription.next_plan,
     }
 
 
@@ -302,4 +305,6 @@ def _subscription(row: Row[Any]) -> Subscription:
         cancel_at_period_end=row.cancel_at_period_end,
         collection_paused=row.collection_paused,
         status_since_at=row.status_since_at,
+        base=None if row.base is None else Decimal(row.base),
+        next_plan=row.next_plan,
     )

@@ -121,7 +121,7 @@ def _bill_late(connection: Connection, period: BillingPeriod, plan: _Plan, now: 
         # An invoice that our prices do not explain may count in other units: that is for a person to look at.
         if item is not None and missing > 0 and of_meter.amount == of_meter.expected_amount:
             before = billed + balance.late
-            amount = late_amount(before, missing, item.unit_amount)
+            amount = late_amount(before, missing, item.price)
             late = LateItem(
                 id=_name(connection, period, meter, before),
                 account_id=period.account_id,

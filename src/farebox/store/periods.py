@@ -3,20 +3,23 @@
 import json
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection, Row
 
 from farebox.domain.accounts import Subscription, SubscriptionItem
+from farebox.domain.catalog import AnyPrice, PackagePrice, Price, Tier, TieredPrice
 from farebox.domain.periods import BillingPeriod, periods_of
 from farebox.domain.usage import BUCKET_SECONDS, Period
 from farebox.store import tables as t
 from farebox.store.engine import Database, upsert
 
-__all__ = ["PeriodTables", "items_text", "read_items", "read_period", "record_periods"]
+__all__ = ["PRICES_REMEMBERED_MAX", "PeriodTables", "items_text", "read_items", "read_period", "record_periods"]
 
+PRICES_REMEMBERED_MAX: Final = 1_024
 
 _log = structlog.get_logger("farebox.periods")
 
@@ -57,7 +60,12 @@ def record_periods(connection: Connection, account_id: str, subscriptions: Seque
     for period in periods_of(account_id, subscriptions, known.values()):
         if known.get((period.subscription_id, period.start)) != period:
             _say_if_late(connection, period)
-            values = {"end": period.end, "items": items_text(period.items)}
+            values = {
+                "end": period.end,
+                "items": items_text(period.items),
+                "plan": period.plan,
+                "base": None if period.base is None else str(period.base),
+            }
             connection.execute(
                 upsert(connection, t.periods)
                 .values(account_id=account_id, subscription_id=period.subscription_id, start=period.start, **values)
@@ -77,16 +85,52 @@ def _say_if_late(connection: Connection, period: BillingPeriod) -> None:
 
 
 def items_text(items: Sequence[SubscriptionItem]) -> str:
+    """The items as JSON, amounts as text."""
     return json.dumps(
-        [[i.id, i.price_id, i.meter, str(i.unit_amount), i.currency, i.period.start, i.period.end] for i in items]
+        [
+            [i.id, i.price_id, i.meter, _terms(i.price), i.currency, i.period.start, i.period.end]
+            + ([i.minimum] if i.minimum else [])
+            for i in items
+        ]
     )
 
 
 def read_items(text: str) -> tuple[SubscriptionItem, ...]:
     return tuple(
-        SubscriptionItem(id, price, meter, Decimal(amount), currency, Period(start, end))
-        for id, price, meter, amount, currency, start, end in json.loads(text)
+        SubscriptionItem(id, price_id, _price(meter, terms), currency, Period(start, end), *minimum)
+        for id, price_id, meter, terms, currency, start, end, *minimum in json.loads(text)
     )
+
+
+def _terms(price: AnyPrice) -> Any:
+    """What a price costs: an amount by the unit, [size, amount, rounds up] by the package, or by tiers."""
+    if isinstance(price, Price):
+        return str(price.unit_amount)
+    if isinstance(price, PackagePrice):
+        return [price.size, str(price.unit_amount), price.rounds_up]
+    tiers = [
+        [tier.up_to, str(tier.unit_amount), None if tier.flat_amount is None else str(tier.flat_amount)]
+        for tier in price.tiers
+    ]
+    return {"graduated": price.graduated, "tiers": tiers}
+
+
+@lru_cache(PRICES_REMEMBERED_MAX)
+def _unit_price(meter: str, amount: str) -> Price:
+    """One for all accounts that have it: a million of them are kept in memory."""
+    return Price(meter, Decimal(amount))
+
+
+def _price(meter: str, terms: Any) -> AnyPrice:
+    if isinstance(terms, str):
+        return _unit_price(meter, terms)
+    if isinstance(terms, list):
+        size, amount, rounds_up = terms
+        return PackagePrice(meter, size, Decimal(amount), rounds_up)
+    tiers = tuple(
+        Tier(up_to, Decimal(unit), None if flat is None else Decimal(flat)) for up_to, unit, flat in terms["tiers"]
+    )
+    return TieredPrice(meter, terms["graduated"], tiers)
 
 
 def _periods(connection: Connection, account_id: str, since: int) -> list[BillingPeriod]:
@@ -106,4 +150,6 @@ def read_period(row: Row[Any]) -> BillingPeriod:
         items=read_items(row.items),
         invoice_id=row.invoice_id,
         finalized_at=row.finalized_at,
+        plan=row.plan,
+        base=None if row.base is None else Decimal(row.base),
     )

@@ -156,6 +156,8 @@ subscriptions = Table(
     Column("cancel_at_period_end", Boolean, nullable=False),
     Column("collection_paused", Boolean, nullable=False),
     Column("items", Text, nullable=False),  # JSON, written and read only here
+    Column("base", String(64)),  # exact, in minor units
+    Column("next_plan", String(64), nullable=False, server_default=""),
 )
 
 checkouts = Table(
@@ -289,6 +291,8 @@ periods = Table(
     Column("invoice_id", String(128)),
     Column("finalized_at", BigInteger),
     Column("billed", Text),  # JSON by meter: quantity, amount, and the amount that our rating makes of it
+    Column("plan", String(64), nullable=False, server_default=""),
+    Column("base", String(64)),
 )
 Index("periods_end", periods.c.end)
 

@@ -1,10 +1,11 @@
 """What the routes take and answer, as OpenAPI shows it. Amounts in minor units as integers, exact prices as strings."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from farebox.billing.invoices import UsageReport
+from farebox.billing.invoices import MeterCost, UsageReport
 from farebox.billing.keys import KEY_NAME_CHARACTERS_MAX, OVERLAP_SECONDS, OVERLAP_SECONDS_MAX
 from farebox.domain.accounts import Account
 from farebox.domain.catalog import format_minor
@@ -19,6 +20,7 @@ __all__ = [
     "CheckoutAnswer",
     "CheckoutRequest",
     "ClaimRequest",
+    "EarlierUsage",
     "InvoiceAnswer",
     "InvoiceLine",
     "KeyAnswer",
@@ -59,6 +61,7 @@ class _Asked(BaseModel):
 
 class CheckoutRequest(_Asked):
     plan: str = Field(max_length=40, description="A plan's name")
+    currency: str = Field(default="", max_length=10, description="One of the plan's currencies; empty: its main one")
     email: str = Field(default="", description="Prefills Checkout. Never selects an account")
     reference: str = Field(default="", description="The caller's own name for this buyer")
 
@@ -115,9 +118,19 @@ class MeterUsage(BaseModel):
     meter: str
     quantity: int
     calls: int
-    unit_amount: str | None = Field(description="Exact, in minor units")
+    unit_amount: str | None = Field(description="Exact, in minor units; null where the price is not by the unit alone")
+    price: str = Field(description="In words")
     amount: int = Field(description="Cost so far, in minor units")
     limit: int | None = None
+
+
+class EarlierUsage(BaseModel):
+    """What was used in the period before the plan was changed, at the prices of then."""
+
+    plan: str
+    period_start: int
+    period_end: int
+    meters: list[MeterUsage]
 
 
 class UsageAnswer(BaseModel):
@@ -129,8 +142,16 @@ class UsageAnswer(BaseModel):
     period_end: int
     currency: str
     meters: list[MeterUsage]
+    earlier: list[EarlierUsage]
+    base: int = Field(description="The fee for the interval, in minor units, in the total")
+    minimum: int = Field(description="The least that the period comes to, in minor units; not in the total")
+    next_plan: str | None = Field(description="What the plan changes to when the period ends")
     total: int = Field(description="Cost so far, in minor units")
     total_text: str
+    projected_total: int | None = Field(
+        description="What the period comes to if it goes on as so far, in minor units; null while too early to say"
+    )
+    projected_text: str | None
 
 
 class InvoiceLine(BaseModel):
@@ -194,19 +215,42 @@ def usage_answer(account: Account, report: UsageReport) -> UsageAnswer:
         period_start=report.period.start,
         period_end=report.period.end,
         currency=report.currency,
-        meters=[
-            MeterUsage(
-                meter=m.meter,
-                quantity=m.quantity,
-                calls=m.calls,
-                unit_amount=f"{m.unit_amount:f}" if m.unit_amount is not None else None,
-                amount=m.amount,
+        meters=_meters(report.meters),
+        earlier=[
+            EarlierUsage(
+                plan=part.plan,
+                period_start=part.period.start,
+                period_end=part.period.end,
+                meters=_meters(part.meters),
             )
-            for m in report.meters
+            for part in report.earlier
         ],
+        base=report.base,
+        minimum=report.minimum,
+        next_plan=subscription.next_plan or None,
         total=report.total,
-        total_text=format_minor(report.total, report.currency) if report.currency else "0",
+        total_text=_money(report.total, report.currency),
+        projected_total=report.projected_total,
+        projected_text=_money(report.projected_total, report.currency) if report.projected_total is not None else None,
     )
+
+
+def _money(amount: int, currency: str) -> str:
+    return format_minor(amount, currency) if currency else "0"
+
+
+def _meters(costs: Iterable[MeterCost]) -> list[MeterUsage]:
+    return [
+        MeterUsage(
+            meter=m.meter,
+            quantity=m.quantity,
+            calls=m.calls,
+            unit_amount=f"{m.unit_amount:f}" if m.unit_amount is not None else None,
+            price=m.price,
+            amount=m.amount,
+        )
+        for m in costs
+    ]
 
 
 def invoice_answer(invoice: Invoice) -> InvoiceAnswer:

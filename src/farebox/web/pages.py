@@ -9,7 +9,8 @@ from starlette.responses import HTMLResponse, Response
 
 from farebox.billing.claim import Claimed
 from farebox.domain.accounts import Checkout
-from farebox.domain.catalog import Catalog, format_minor
+from farebox.domain.catalog import Catalog, Plan, format_minor
+from farebox.domain.rating import described_price
 from farebox.errors import FareboxError, NotFound
 
 __all__ = ["PAGE_HEADERS", "Pages"]
@@ -58,14 +59,25 @@ class Pages:
                 "name": plan.name,
                 "title": plan.title,
                 "interval": plan.interval,
-                "prices": [
-                    (self._catalog.meters[price.meter].title, format_minor(price.unit_amount, price.currency))
-                    for price in plan.sellable_prices()
-                ],
+                "trial_days": plan.trial_days,
+                "card_required": plan.card_required,
+                "offers": [self._offer(offer) for offer in plan.offers],
             }
             for plan in self._catalog.plans.values()
         ]
         return self._page("plans.html", plans=plans)
+
+    def _offer(self, plan: Plan) -> dict[str, Any]:
+        """A plan in one of its currencies: each line with its price, in parts where it costs by tiers."""
+        rows = [] if plan.base is None else [(f"Each {plan.interval}", [format_minor(plan.base, plan.currency)])]
+        for price in plan.prices:
+            parts = described_price(price, plan.currency).split("; ")
+            rows.append((self._catalog.meters[price.meter].title, parts))
+        if plan.minimum:
+            rows.append((f"At least, each {plan.interval}", [format_minor(plan.minimum, plan.currency)]))
+        if plan.setup_fee is not None:
+            rows.append(("Once, to begin", [format_minor(plan.setup_fee, plan.currency)]))
+        return {"currency": plan.currency, "rows": rows}
 
     def claim(self, session_id: str, checkout: Checkout) -> Response:
         return self._page(

@@ -174,6 +174,7 @@ def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit
             billing.entropy,
             billing.catalog,
             plan_name=asked.plan,
+            currency=asked.currency,
             email=asked.email,
             reference=asked.reference,
             account=account,

@@ -47,8 +47,8 @@ class Shop:
 def catalog_of(amount: str = "100", *, currency: str = "usd", interval: str = "month", title: str = "Payg") -> Catalog:
     calls, tokens = Meter("calls", "API calls", "calls"), Meter("tokens", "Tokens", "tokens")
     prices = (
-        Price("payg", "calls", currency, Decimal(amount)),
-        Price("payg", "tokens", currency, Decimal("0.0125")),
+        Price("calls", Decimal(amount)),
+        Price("tokens", Decimal("0.0125")),
     )
     return Catalog({"calls": calls, "tokens": tokens}, {"payg": Plan("payg", title, currency, interval, prices)})
 
@@ -92,7 +92,7 @@ def test_a_changed_price_is_a_new_one(shop: Shop, changed: Catalog) -> None:
     old = shop.provider.prices(["farebox_payg_calls"])[0]
     assert ("update", "price", "farebox_payg_calls") in shop.push(changed)
     new = shop.provider.prices(["farebox_payg_calls"])[0]
-    assert (new.id != old.id, new.product_id) == (True, old.product_id)
+    assert (new.id != old.id, new.product) == (True, old.product)
     kept = shop.state.get("price", old.id)
     assert (kept["active"], kept["lookup_key"], len(shop.state.all("product"))) == (True, None, 1)
     assert {kind for kind, _, _ in shop.push(changed)} == {"unchanged"}
@@ -165,7 +165,7 @@ def test_a_second_plan_leaves_the_first_alone(shop: Shop) -> None:
     """Another plan on the same meters gets a product and prices of its own."""
     shop.push(catalog_of())
     both = catalog_of()
-    pro = Price("pro", "calls", "usd", Decimal(50))
+    pro = Price("calls", Decimal(50))
     both.plans["pro"] = Plan("pro", "Pro", "usd", "month", (pro,))
     assert [entry for entry in shop.push(both) if entry[0] != "unchanged"] == [
         ("create", "product", "pro"),

@@ -25,7 +25,7 @@ URL = "https://api.example.com/billing/webhook"
 PEPPER = pepper_from("a" * 32)
 CATALOG = Catalog(
     {"calls": Meter("calls", "API calls", "calls")},
-    {"payg": Plan("payg", "Payg", "usd", "month", (Price("payg", "calls", "usd", Decimal(100)),))},
+    {"payg": Plan("payg", "Payg", "usd", "month", (Price("calls", Decimal(100)),))},
 )
 
 

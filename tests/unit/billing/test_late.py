@@ -11,6 +11,7 @@ from farebox.billing.inbox import InboxWorker, refresh_account
 from farebox.billing.late import LateBiller
 from farebox.domain.accounts import Account
 from farebox.domain.balance import Verdict
+from farebox.domain.catalog import Price
 from farebox.domain.corrections import late_amount, late_description
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.reports import ReportState
@@ -18,7 +19,7 @@ from farebox.domain.usage import Batch, Increment
 from farebox.errors import ProviderUnavailable
 
 DAY: Final = 86_400
-CENTS: Final = Decimal("1.5")
+CENTS: Final = Price("calls", Decimal("1.5"))
 MONTH: Final = 31 * DAY + 2 * 3_600
 
 

@@ -16,6 +16,7 @@ from farebox.domain.accounts import (
     is_entitled,
     with_status_times,
 )
+from farebox.domain.catalog import Price
 from farebox.domain.usage import Period
 
 NOW = 1_800_000_000
@@ -25,7 +26,7 @@ STATUSES = ["active", "trialing", "past_due", "unpaid", "canceled", "incomplete"
 
 
 def item(start: int, end: int) -> SubscriptionItem:
-    return SubscriptionItem(f"si_{start}", "price_1", "calls", Decimal(100), "usd", Period(start, end))
+    return SubscriptionItem(f"si_{start}", "price_1", Price("calls", Decimal(100)), "usd", Period(start, end))
 
 
 def subscription(status: str = "active", *, id: str = "sub_1", since: int = NOW, created: int = NOW) -> Subscription:

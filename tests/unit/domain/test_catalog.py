@@ -1,5 +1,6 @@
 """What is sold: prices in exact minor units, and how they are shown."""
 
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -7,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farebox.domain.catalog import UNIT_AMOUNT_DECIMALS_MAX, Price, Route, currency_decimals, format_minor, minor_units
+from farebox.domain.catalog import (
+    UNIT_AMOUNT_DECIMALS_MAX,
+    Fee,
+    FeeKind,
+    Plan,
+    Price,
+    Route,
+    currency_decimals,
+    format_minor,
+    minor_units,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,5 +103,9 @@ def test_sums_are_shown(amount: int, currency: str, shown: str) -> None:
 
 def test_names() -> None:
     """A price is found at Stripe by its plan and meter, and a rule is named as farebox.toml writes it."""
-    assert Price("payg", "calls", "usd", Decimal(100)).lookup_key == "farebox_payg_calls"
+    price, base = Price("calls", Decimal(100)), Fee(FeeKind.BASE, Decimal(1))
+    plan = Plan("payg", "Payg", "usd", "month", (price,))
+    assert [plan.lookup_key(sold) for sold in (price, base)] == ["farebox_payg_calls", "farebox_payg:base"]
+    other = replace(plan, currency="eur", is_other=True)
+    assert [other.lookup_key(sold) for sold in (price, base)] == ["farebox_payg_calls:eur", "farebox_payg:base:eur"]
     assert Route("GET", "/files/**", False, "calls", 1).match == "GET /files/**"

@@ -5,12 +5,13 @@ from decimal import Decimal
 from typing import Final
 
 from farebox.domain.accounts import Subscription, SubscriptionItem
+from farebox.domain.catalog import Price
 from farebox.domain.periods import BillingPeriod, periods_of
 from farebox.domain.usage import Period
 
 AT: Final = 1_800_000_000
 DAY: Final = 86_400
-ITEM: Final = SubscriptionItem("si_1", "price_1", "calls", Decimal("1.5"), "usd", Period(AT, AT + 30 * DAY))
+ITEM: Final = SubscriptionItem("si_1", "price_1", Price("calls", Decimal("1.5")), "usd", Period(AT, AT + 30 * DAY))
 SUBSCRIPTION: Final = Subscription("sub_1", "cus_1", "payg", "active", AT, (ITEM,))
 
 
@@ -21,10 +22,10 @@ def spans(periods: list[BillingPeriod]) -> list[tuple[str, int, int]]:
 def test_a_renewal_adds_a_period_and_keeps_the_old_one_with_its_price() -> None:
     """I6: a price that changes at the renewal leaves the price of what was used before it alone."""
     first = periods_of("a", [SUBSCRIPTION], [])
-    later = replace(ITEM, unit_amount=Decimal(9), period=Period(AT + 30 * DAY, AT + 60 * DAY))
+    later = replace(ITEM, price=Price("calls", Decimal(9)), period=Period(AT + 30 * DAY, AT + 60 * DAY))
     both = periods_of("a", [replace(SUBSCRIPTION, items=(later,))], first)
     assert spans(both) == [("sub_1", 0, 30), ("sub_1", 30, 60)]
-    assert [p.items[0].unit_amount for p in both] == [Decimal("1.5"), Decimal(9)]
+    assert [p.items[0].price for p in both] == [Price("calls", Decimal("1.5")), Price("calls", Decimal(9))]
 
 
 def test_each_second_belongs_to_one_period() -> None:
@@ -40,7 +41,7 @@ def test_each_second_belongs_to_one_period() -> None:
 def test_a_trial_costs_nothing() -> None:
     """I7: what is used in a trial is never billed late."""
     (trial,) = periods_of("a", [replace(SUBSCRIPTION, status="trialing")], [])
-    assert trial.items[0].unit_amount == 0
+    assert trial.items[0].price == Price("calls", Decimal(0))
 
 
 def test_a_purchase_that_was_never_completed_has_no_period() -> None:
@@ -55,5 +56,5 @@ def test_a_final_period_stays_as_it_was() -> None:
     """I7: what Stripe says after the invoice is final changes no price of it."""
     (known,) = periods_of("a", [SUBSCRIPTION], [])
     final = replace(known, finalized_at=AT + 31 * DAY, invoice_id="in_1")
-    changed = replace(SUBSCRIPTION, items=(replace(ITEM, unit_amount=Decimal(7)),))
+    changed = replace(SUBSCRIPTION, items=(replace(ITEM, price=Price("calls", Decimal(7))),))
     assert periods_of("a", [changed], [final]) == [final]

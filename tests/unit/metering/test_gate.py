@@ -11,6 +11,7 @@ from tests.shop import StillClock
 
 from farebox.domain.access import Facts, Grant
 from farebox.domain.accounts import Account, Subscription, SubscriptionItem
+from farebox.domain.catalog import Price
 from farebox.domain.keys import ApiKey, Pepper, digest, mint, pepper_from
 from farebox.domain.usage import Period
 from farebox.errors import FactsStale, KeyExpired, KeyInvalid, KeyRevoked, StoreUnavailable, SubscriptionMissing
@@ -419,7 +420,7 @@ def test_a_key_is_not_revived_by_another(house: House) -> None:
 def test_an_end_that_was_foreseen(house: House, changes: dict[str, Any]) -> None:
     """A subscription that ends by itself lets calls in until that second and not beyond, with nothing new heard."""
     text = house.sell()
-    price = SubscriptionItem("si_1", "price_1", "calls", Decimal(1), "usd", Period(AT - 60, AT + 60))
+    price = SubscriptionItem("si_1", "price_1", Price("calls", Decimal(1)), "usd", Period(AT - 60, AT + 60))
     subscribe(house, items=(price,), **changes)
     seen = []
     for _ in range(62):

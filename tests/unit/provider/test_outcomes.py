@@ -283,8 +283,8 @@ def test_reads_are_tried_again(script: Script, provider: StripeProvider, monkeyp
     script.answers = [(500, {}, error("Oops")), "reset", (200, {}, {"id": "acct_1", "object": "account"})]
     assert provider.account().id == "acct_1"
     script.requests.clear()
-    script.answers = ["reset", (200, {}, {"id": "prod_1", "object": "product"})]
-    provider.rename_product("prod_1", "New")
+    script.answers = ["reset", (200, {}, {"id": "mtr_1", "object": "billing.meter"})]
+    provider.rename_meter("mtr_1", "New")
     keys = {headers["idempotency-key"] for _, headers, _ in script.requests}
     assert (len(script.requests), len(keys)) == (2, 1)
 
