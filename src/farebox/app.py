@@ -122,7 +122,13 @@ def open_provider(settings: Settings, transport: Transport | None = None) -> Pro
 def open_settlement(settings: Settings, store: Store, provider: Provider, clock: Clock, entropy: Entropy) -> Settlement:
     """What settles an account from outside the serving processes, on a ledger that is this Stripe account's own."""
     store.bind_ledger(provider.account().id, settings.live)
-    sealer, reporter = Sealer(store, clock, settings.catalog), Reporter(store, provider, clock, entropy)
+    return _settlement(settings, Adapters(store, provider, clock, entropy))
+
+
+def _settlement(settings: Settings, adapters: Adapters) -> Settlement:
+    """With a sealer and a reporter of its own: what they do is fenced in the ledger."""
+    store, provider, clock = adapters.store, adapters.provider, adapters.clock
+    sealer, reporter = Sealer(store, clock, settings.catalog), Reporter(store, provider, clock, adapters.entropy)
     never = threading.Event()
 
     def pause(milliseconds: int) -> None:
@@ -309,6 +315,7 @@ class Runtime:
             grace_seconds=settings.past_due_grace_seconds,
             identify=identify,
             receive=self.receive,
+            settle=_settlement(settings, adapters).run,
             operator=Operator(self._ready, registry, settings.admin_token),
         )
 

@@ -8,7 +8,7 @@
     ├── RequestRefused                  what a buyer or Stripe sent cannot be served
     │   ├── InputInvalid · PlanUnknown · NotFound · MethodNotAllowed · PathTooLong · BodyTooLarge · TooManyRequests
     │   ├── SignatureInvalid · OperatorOnly
-    │   ├── AlreadySubscribed · CustomerMissing
+    │   ├── AlreadySubscribed · ChangeRefused · CustomerMissing
     │   └── ClaimRefused                ClaimUnknown · ClaimUnpaid · ClaimExpired · ClaimTaken
     ├── UsageError                      the seller's code asked for something impossible
     │   ├── MeterUnknown · QuantityInvalid · ChargeTooLate · ChargeOutsideCall · RecordConflict · AccountUnknown
@@ -41,6 +41,7 @@ __all__ = [
     "AdjustmentRefused",
     "AlreadySubscribed",
     "BodyTooLarge",
+    "ChangeRefused",
     "ChargeOutsideCall",
     "ChargeTooLate",
     "ClaimExpired",
@@ -232,6 +233,12 @@ class AlreadySubscribed(RequestRefused):
     code = "already_subscribed"
     status = 409
     title = "This account already has a subscription"
+
+
+class ChangeRefused(RequestRefused):
+    code = "change_refused"
+    status = 409
+    title = "The plan cannot be changed like this"
 
 
 class CustomerMissing(RequestRefused):

@@ -20,7 +20,7 @@ __all__ = [
     "REFERENCE_CHARACTERS_MAX",
     "begin_checkout",
     "chosen_offer",
-    "price_ids",
+    "offer_of",
 ]
 
 EMAIL_CHARACTERS_MAX: Final = 320
@@ -71,7 +71,7 @@ def _begin(
     plans_url: str,
 ) -> CheckoutSession:
     _check_texts(email, reference)
-    offer = _offer(provider, plan)  # first, so that a plan that cannot be bought leaves nothing behind
+    offer = offer_of(provider, plan)  # first, so that a plan that cannot be bought leaves nothing behind
     if account is None:
         account = Account("acct_" + entropy.token(), clock.now_at(), email, reference)
         store.add_account(account)
@@ -131,9 +131,9 @@ def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, 
     return any(s.status != "incomplete_expired" for s in known)
 
 
-def _offer(provider: Provider, plan: Plan) -> Offer:
+def offer_of(provider: Provider, plan: Plan) -> Offer:
     """What a new buyer gets, with the newest prices. ProviderRejected when Stripe lacks one."""
-    ids = price_ids(provider, plan, plan.sold())
+    ids = _price_ids(provider, plan, plan.sold())
     setup = [ids[plan.lookup_key(sold)] for sold in plan.sold() if _is_setup(sold)]
     recurring = tuple((ids[plan.lookup_key(sold)], not isinstance(sold, Fee)) for sold in plan.recurring())
     return Offer(plan, recurring, setup[0] if setup else None, plan.trial_days)
@@ -143,7 +143,7 @@ def _is_setup(sold: Sold) -> bool:
     return isinstance(sold, Fee) and sold.kind is FeeKind.SETUP
 
 
-def price_ids(provider: Provider, plan: Plan, sold: Sequence[Sold]) -> dict[str, str]:
+def _price_ids(provider: Provider, plan: Plan, sold: Sequence[Sold]) -> dict[str, str]:
     """The ids of the newest prices by lookup key. ProviderRejected when Stripe lacks one."""
     keys = [plan.lookup_key(one) for one in sold]
     stored = {price.lookup_key: price for price in provider.prices(keys)}

@@ -2,20 +2,24 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.text import Text
 
 from farebox.app import open_provider
 from farebox.billing.catalog import Change, apply_push, plan_push, push_error_destination, push_portal, push_webhook
-from farebox.cli.context import ConfigOption, JsonOption
-from farebox.config import load_settings
+from farebox.billing.change import change_plan, outdated
+from farebox.cli.context import ConfigOption, JsonOption, ledger
+from farebox.config import Settings, load_settings
 from farebox.errors import ConfigError
+from farebox.ports import Provider
 from farebox.starter import STARTER_CONFIG
-from farebox.terminal import OUT, print_json
+from farebox.terminal import OUT, moment, print_json
 
-__all__ = ["init", "push"]
+__all__ = ["ACCOUNTS_AT_ONCE", "init", "push"]
+
+ACCOUNTS_AT_ONCE: Final = 100
 
 
 def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("farebox.toml")) -> None:
@@ -33,6 +37,12 @@ def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path
 def push(
     config: ConfigOption = None,
     webhook: Annotated[bool, typer.Option("--webhook", help="Also create the webhook endpoints.")] = False,
+    migrate: Annotated[
+        bool,
+        typer.Option(
+            "--migrate", help="Also move subscribers of older versions to the newest prices when their periods end."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +74,7 @@ def push(
     else:
         apply_push(changes, tell)
     tell(push_portal(provider, dry_run=dry_run))
+    moved = _migrate(settings, provider, dry_run=dry_run, as_json=as_json) if migrate else []
     secret = None
     if webhook and not dry_run:
         made: list[str] = []
@@ -88,9 +99,31 @@ def push(
             }
             for c in done
         ]
-        print_json({"changes": rows, **({"webhook_secret": secret} if secret else {})})
+        migrated = {"migrated": moved} if migrate else {}
+        print_json({"changes": rows, **migrated, **({"webhook_secret": secret} if secret else {})})
     elif secret:
         OUT.print("\nPut what Stripe signs with into the environment, beside any secret there; it is shown this once:")
         OUT.print(f"STRIPE_WEBHOOK_SECRET={secret}", markup=False, highlight=False, soft_wrap=True)
     elif webhook:
         OUT.print("The endpoint was there already; its secret is in Stripe's dashboard.", style="dim")
+
+
+def _migrate(settings: Settings, provider: Provider, *, dry_run: bool, as_json: bool) -> list[dict[str, str]]:
+    """Plan the change of each subscription with older prices. Without the new ones at Stripe there is nothing to do."""
+    moved = []
+    with ledger(settings.path) as (_, store, clock, _entropy):
+        after = ""
+        while page := store.accounts(limit=ACCOUNTS_AT_ONCE, after=after):
+            for account in page:
+                for old in outdated(provider, settings.catalog, store.subscriptions(account.id)):
+                    if not dry_run:
+                        change_plan(store, provider, clock, settings.catalog, account, old.plan)
+                    moved.append({"account": account.id, "subscription": old.id, "plan": old.plan})
+                    if not as_json:
+                        end = moment(old.period.end) if old.period is not None else "the end of its period"
+                        verb = "would move" if dry_run else "moves"
+                        OUT.print(f"{'migrate':<10} {old.id} of {account.id} {verb} to the newest {old.plan} at {end}")
+            after = page[-1].id
+    if not as_json and not moved:
+        OUT.print("Nobody has older prices.", style="dim")
+    return moved

@@ -7,6 +7,7 @@ import typer
 
 from farebox.app import open_provider, open_settlement
 from farebox.billing.cancel import cancel_subscriptions, require_running
+from farebox.billing.change import change_plan, drop_change
 from farebox.cli.context import (
     AccountArgument,
     ActorOption,
@@ -19,7 +20,7 @@ from farebox.cli.context import (
 )
 from farebox.cli.usage import ShowUnlessNamed
 from farebox.domain.accounts import Subscription, current_subscription
-from farebox.errors import AccountUnknown
+from farebox.errors import AccountUnknown, InputInvalid
 from farebox.store.sql import SqlStore
 from farebox.terminal import OUT, moment, print_json, print_rows
 
@@ -120,6 +121,43 @@ def customers_cancel(
         OUT.print(f"{subscription.id} of {account} {ends}.", highlight=False)
 
 
+@customers_app.command("change")
+def customers_change(
+    account: AccountArgument,
+    plan: Annotated[str, typer.Argument(help="The plan of farebox.toml to change to.")] = "",
+    config: ConfigOption = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="At once: settle the usage to the last unit at the old prices, then change.")
+    ] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Give up a change that was to come.")] = False,
+    actor: ActorOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Change an account's plan at the end of its period, or now."""
+    if bool(plan) == drop or (drop and now):
+        raise InputInvalid("Name the plan to change to, or give --drop and no plan.")
+    with ledger(config) as (settings, store, clock, entropy):
+        found = store.account(account)
+        if found is None:
+            raise AccountUnknown(f"There is no account {account!r}. `farebox customers` lists them.")
+        provider = open_provider(settings)
+        when = "never" if drop else "now" if now else "period_end"
+        store.add_audit(
+            audited(clock, entropy, "subscription.change", account, actor).with_detail(plan=plan, when=when)
+        )
+        if drop:
+            after = drop_change(store, provider, clock, found)
+        else:
+            settle = open_settlement(settings, store, provider, clock, entropy).run if now else None
+            after = change_plan(store, provider, clock, settings.catalog, found, plan, settle=settle)
+    if as_json:
+        print_json({"account": account, "subscriptions": [_row(after)]})
+        return
+    end = after.period.end if after.period is not None else 0
+    coming = f", and changes to {after.next_plan} at {moment(end)}" if after.next_plan else ""
+    OUT.print(f"{after.id} of {account} has plan {after.plan}{coming}.", highlight=False)
+
+
 def _row(subscription: Subscription) -> dict[str, object]:
-    shown = ("id", "plan", "status", "cancel_at_period_end")
+    shown = ("id", "plan", "status", "cancel_at_period_end", "next_plan")
     return {name: value for name, value in asdict(subscription).items() if name in shown}

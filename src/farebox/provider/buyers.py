@@ -43,7 +43,7 @@ class BuyerCalls(StripeCalls):
     def create_checkout(self, account: Account, offer: Offer, *, success_url: str, cancel_url: str) -> CheckoutSession:
         plan = offer.plan
         ours = {**plan.metadata, translate.ACCOUNT: account.id, translate.PLAN: plan.name}
-        lines = [{"price": id} if metered else {"price": id, "quantity": 1} for id, metered in offer.recurring_ids]
+        lines = _lines(offer)
         subscription: dict[str, Any] = {"metadata": ours, "billing_mode": {"type": "flexible"}}
         if offer.setup_id is not None:
             lines.append({"price": offer.setup_id, "quantity": 1})
@@ -131,6 +131,82 @@ class BuyerCalls(StripeCalls):
     def cancel_subscription(self, subscription_id: str, *, at_period_end: bool) -> None:
         with asking("cancel_subscription"):
             if at_period_end:
+                self._release(self._subscription(subscription_id))
                 self._api.subscriptions.update(subscription_id, params={"cancel_at_period_end": True})
             else:
                 self._api.subscriptions.cancel(subscription_id, params={"invoice_now": True})
+
+    def interval_of(self, price_id: str) -> str:
+        with asking("interval_of"):
+            found = self._api.prices.retrieve(price_id).to_dict()
+            return str((found.get("recurring") or {}).get("interval", ""))
+
+    def change_subscription(self, subscription_id: str, offer: Offer) -> None:
+        with asking("change_subscription"):
+            found = self._subscription(subscription_id)
+            self._release(found)
+            old = [{"id": item["id"], "deleted": True} for item in found["items"]["data"] if _is_ours(item)]
+            metadata = {**offer.plan.metadata, translate.PLAN: offer.plan.name, translate.NEXT_PLAN: ""}
+            params = {
+                "items": [*old, *_lines(offer)],
+                "metadata": metadata,
+                "proration_behavior": "create_prorations",
+            }
+            self._api.subscriptions.update(subscription_id, params=params)
+
+    def plan_subscription_change(self, subscription_id: str, offer: Offer) -> None:
+        with asking("plan_subscription_change"):
+            found = self._subscription(subscription_id)
+            self._release(found)
+            made = self._api.subscription_schedules.create(params={"from_subscription": subscription_id}).to_dict()
+            running, plan = made["phases"][0], offer.plan
+            kept = [
+                {"price": entry["price"], **({"quantity": entry["quantity"]} if "quantity" in entry else {})}
+                for entry in running["items"]
+            ]
+            theirs = [_entry(item) for item in found["items"]["data"] if not _is_ours(item)]
+            phases = [
+                {"items": kept, "start_date": running["start_date"], "end_date": running["end_date"]},
+                {
+                    "items": [*theirs, *_lines(offer)],
+                    "duration": {"interval": plan.interval, "interval_count": 1},
+                    "metadata": {**plan.metadata, translate.PLAN: plan.name, translate.NEXT_PLAN: ""},
+                    "proration_behavior": "none",
+                },
+            ]
+            changed = {"phases": phases, "end_behavior": "release", "proration_behavior": "none"}
+            self._api.subscription_schedules.update(made["id"], params=changed)
+            # Last, so that what is told was done.
+            self._api.subscriptions.update(subscription_id, params={"metadata": {translate.NEXT_PLAN: plan.name}})
+
+    def drop_subscription_change(self, subscription_id: str) -> None:
+        with asking("drop_subscription_change"):
+            self._release(self._subscription(subscription_id))
+            self._api.subscriptions.update(subscription_id, params={"metadata": {translate.NEXT_PLAN: ""}})
+
+    def _subscription(self, subscription_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._api.subscriptions.retrieve(subscription_id).to_dict()
+        if found["items"].get("has_more"):
+            listed = self._api.subscription_items.list(params={"subscription": subscription_id, "limit": 100})
+            found["items"]["data"] = list(all_of(listed))
+        return found
+
+    def _release(self, subscription: dict[str, Any]) -> None:
+        """Take a subscription out of the schedule that manages it: a planned change is given up."""
+        schedule = subscription.get("schedule")
+        if schedule:
+            self._api.subscription_schedules.release(schedule if isinstance(schedule, str) else schedule["id"])
+
+
+def _is_ours(item: dict[str, Any]) -> bool:
+    """Whether Farebox sells it. What the seller has put beside it on a subscription stays."""
+    return translate.PLAN in (item["price"]["metadata"] or {})
+
+
+def _lines(offer: Offer) -> list[dict[str, Any]]:
+    return [{"price": id} if metered else {"price": id, "quantity": 1} for id, metered in offer.recurring_ids]
+
+
+def _entry(item: dict[str, Any]) -> dict[str, Any]:
+    quantity = {"quantity": item["quantity"]} if item.get("quantity") is not None else {}
+    return {"price": item["price"]["id"], **quantity}

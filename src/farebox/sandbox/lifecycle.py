@@ -12,6 +12,7 @@ from farebox.sandbox.invoiceitems import drop_prorations, waiting_items
 from farebox.sandbox.invoices import finalize, void_invoice
 from farebox.sandbox.lines import Plan, licensed_entries, metered_entries, trial_entries, used_by
 from farebox.sandbox.periods import period_around
+from farebox.sandbox.phases import enter_phase
 from farebox.sandbox.prorations import keep_items, note_billed, unused_time
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, end_subscription, period_end, set_status
@@ -157,6 +158,7 @@ def _renew(ctx: Context, subscription: StripeObject) -> None:
         end_subscription(ctx, subscription, None, asked=True)
         return
     previous = {"latest_invoice": subscription["latest_invoice"]}
+    enter_phase(ctx, subscription)
     _turn_over(ctx, subscription, plan, period=(start, at), at=at, reason="subscription_cycle", grace=True)
     ctx.emit("customer.subscription.updated", subscription, previous)
 

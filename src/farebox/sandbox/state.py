@@ -42,6 +42,7 @@ _KINDS: Final = {
     "0_": "usage_queue",
     "mes_": "v2.billing.meter_event_session",
     "clock_": "test_helpers.test_clock",
+    "sub_sched_": "subscription_schedule",
 }
 _TITLES: Final = {
     "billing.meter": "billing meter",

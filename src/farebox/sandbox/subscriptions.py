@@ -240,6 +240,11 @@ def _check_update(ctx: Context, subscription: StripeObject, p: dict[str, Any]) -
     if subscription["status"] in ENDED:
         raise wrong_state("A canceled subscription can only update its cancellation_details and metadata.")
     _take_method(ctx, ctx.state.objects["customer"][subscription["customer"]], p)
+    if subscription["schedule"] is not None and "cancel_at_period_end" in p:
+        raise wrong_state(
+            f"The subscription is managed by the subscription schedule `{subscription['schedule']}`, and updating any "
+            "cancelation behavior directly is not allowed. Please update the schedule instead."
+        )
     resumes_at = (p.get("pause_collection") or {}).get("resumes_at")
     if resumes_at is not None and resumes_at <= ctx.now_at:
         raise invalid("resumes_at must lie in the future.", param="pause_collection[resumes_at]")

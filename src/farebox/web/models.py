@@ -1,15 +1,16 @@
 """What the routes take and answer, as OpenAPI shows it. Amounts in minor units as integers, exact prices as strings."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from farebox.billing.invoices import MeterCost, UsageReport
 from farebox.billing.keys import KEY_NAME_CHARACTERS_MAX, OVERLAP_SECONDS, OVERLAP_SECONDS_MAX
-from farebox.domain.accounts import Account
+from farebox.domain.accounts import Account, Subscription
 from farebox.domain.catalog import format_minor
 from farebox.domain.keys import ApiKey
+from farebox.domain.usage import Period
 from farebox.ports import Invoice
 
 __all__ = [
@@ -69,6 +70,13 @@ class CheckoutRequest(_Asked):
 class CheckoutAnswer(BaseModel):
     id: str
     url: str
+
+
+class SubscriptionRequest(_Asked):
+    plan: str = Field(max_length=40, description="The plan to change to")
+    when: Literal["period_end", "now"] = Field(
+        default="period_end", description="When the running period ends, or at once: that takes some seconds"
+    )
 
 
 class ClaimRequest(_Asked):
@@ -152,6 +160,16 @@ class UsageAnswer(BaseModel):
         description="What the period comes to if it goes on as so far, in minor units; null while too early to say"
     )
     projected_text: str | None
+
+
+class SubscriptionAnswer(BaseModel):
+    id: str
+    plan: str
+    status: str
+    period_start: int
+    period_end: int
+    cancel_at_period_end: bool
+    next_plan: str | None = Field(description="What the plan changes to when the period ends")
 
 
 class InvoiceLine(BaseModel):
@@ -251,6 +269,20 @@ def _meters(costs: Iterable[MeterCost]) -> list[MeterUsage]:
         )
         for m in costs
     ]
+
+
+def subscription_answer(found: Subscription) -> SubscriptionAnswer:
+    """A subscription as its buyer sees it."""
+    period = found.period or Period(found.created_at, found.created_at)
+    return SubscriptionAnswer(
+        id=found.id,
+        plan=found.plan,
+        status=found.status,
+        period_start=period.start,
+        period_end=period.end,
+        cancel_at_period_end=found.cancel_at_period_end,
+        next_plan=found.next_plan or None,
+    )
 
 
 def invoice_answer(invoice: Invoice) -> InvoiceAnswer:

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from farebox.billing.change import Settle, change_plan, drop_change, subscription_of
 from farebox.billing.checkout import begin_checkout
 from farebox.billing.claim import look_at_claim, take_claim
 from farebox.billing.inbox import Receipt
@@ -68,6 +69,7 @@ class Billing:
     grace_seconds: int
     identify: Callable[[Request], Awaitable[Facts]]
     receive: Callable[[bytes, str], Receipt]
+    settle: Settle
     operator: Operator
 
     @property
@@ -251,6 +253,38 @@ def _add_account(app: FastAPI, billing: Billing) -> None:
             upcoming_invoice, billing.store, billing.provider, billing.clock, facts.account, billing.grace_seconds
         )
         return models.invoice_answer(invoice)
+
+    @app.get("/subscription")
+    async def subscription(facts: Facts = identified) -> models.SubscriptionAnswer:
+        """The account's subscription: its plan, its period, and a change to come."""
+        found = await run_in_threadpool(
+            subscription_of, billing.store, billing.clock, facts.account, billing.grace_seconds
+        )
+        return models.subscription_answer(found)
+
+    @app.post("/subscription", openapi_extra=models.body_of(models.SubscriptionRequest))
+    async def change(request: Request, facts: Facts = identified) -> models.SubscriptionAnswer:
+        """Change the plan when the period ends, or now: what was used before is billed at the old prices."""
+        asked.take(facts.account.id)
+        wanted = await _body(request, models.SubscriptionRequest)
+        changed = await run_in_threadpool(
+            change_plan,
+            billing.store,
+            billing.provider,
+            billing.clock,
+            billing.catalog,
+            facts.account,
+            wanted.plan,
+            settle=billing.settle if wanted.when == "now" else None,
+        )
+        return models.subscription_answer(changed)
+
+    @app.delete("/subscription/change")
+    async def drop(facts: Facts = identified) -> models.SubscriptionAnswer:
+        """Give up a change that was to come when the period ends."""
+        asked.take(facts.account.id)
+        kept = await run_in_threadpool(drop_change, billing.store, billing.provider, billing.clock, facts.account)
+        return models.subscription_answer(kept)
 
     @app.post("/portal")
     async def portal(facts: Facts = identified) -> models.UrlAnswer:
