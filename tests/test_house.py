@@ -59,6 +59,7 @@ LONG_FUNCTIONS: Final = {
     "farebox.sandbox.checkout._create": "one Stripe object, spelled out",
     "farebox.sandbox.subscriptions.build_subscription": "one Stripe object, spelled out",
     "farebox.sandbox.drafts.new_invoice": "one Stripe object, spelled out",
+    "farebox.sandbox.schedules._create": "one Stripe object, spelled out",
 }
 TIME_AND_CHANCE: Final = {
     "farebox.system": "the real Clock and Entropy",

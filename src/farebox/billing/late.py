@@ -10,7 +10,7 @@ import structlog
 
 from farebox.domain.accounts import TERMINAL_STATUSES, Account
 from farebox.domain.catalog import Catalog
-from farebox.domain.corrections import LateItem, late_description
+from farebox.domain.corrections import NO_METER, LateItem, late_description, minimum_description
 from farebox.domain.invoices import bill_of
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, Unsealed, freeze
@@ -53,8 +53,7 @@ class LateBiller:
         for period in self._store.periods(account.id):
             if period.finalized_at is None and period.end <= now:
                 self._look(period)
-        if self._bills:
-            self.send()
+        self.send()
 
     def step(self) -> int:
         """Look for final invoices that no webhook named, bill what came late, send what is not sent yet. Returns how
@@ -72,9 +71,7 @@ class LateBiller:
                     self._look(period)
                 except ProviderRejected as error:
                     _log.warning("invoices_unreadable", account=period.account_id, reason=str(error))
-        if not self._bills:
-            return 0
-        for period in self._store.closed_with_late_usage(limit=PERIODS_LOOKED_AT_MAX):
+        for period in self._store.closed_with_late_usage(limit=PERIODS_LOOKED_AT_MAX) if self._bills else ():
             self._note(self._store.bill_late(period, plan=self._plan(), now=self._clock.now_at()))
         return self.send()
 
@@ -107,18 +104,23 @@ class LateBiller:
         invoice_item_id = known.get(item.id)
         subscription_id = self._living_subscription(item)
         if invoice_item_id is None:
-            meter = self._catalog.meters.get(item.meter)
-            title = meter.title if meter is not None else item.meter
             invoice_item_id = self._provider.create_late_item(
                 item,
                 customer_id=account.customer_id,
                 subscription_id=subscription_id,
-                description=late_description(title, item.quantity, item.period_start, item.period_end),
+                description=self._description(item),
             )
         if subscription_id is None:  # no invoice will come by itself
             self._invoice(account.customer_id, item, again=item.id in known)
         self._store.late_item_sent(item.id, invoice_item_id)
-        _log.info("late_usage_billed", account=item.account_id, meter=item.meter, quantity=item.quantity)
+        _log.info("late_usage_billed", account=item.account_id, meter=item.meter, amount=item.amount)
+
+    def _description(self, item: LateItem) -> str:
+        if item.meter == NO_METER:
+            return minimum_description(item.amount, item.period_start, item.period_end)
+        meter = self._catalog.meters.get(item.meter)
+        title = meter.title if meter is not None else item.meter
+        return late_description(title, item.quantity, item.period_start, item.period_end)
 
     def _invoice(self, customer_id: str, item: LateItem, *, again: bool) -> None:
         try:
@@ -147,6 +149,11 @@ class LateBiller:
 
     def _note(self, items: list[LateItem]) -> None:
         for item in items:
+            if item.meter == NO_METER:
+                _log.info(
+                    "minimum_charged", account=item.account_id, amount=item.amount, period_start=item.period_start
+                )
+                continue
             _log.warning(
                 "usage_came_late",
                 account=item.account_id,

@@ -59,13 +59,7 @@ def push(
     def tell(change: Change) -> None:
         done.append(change)
         if not as_json:
-            style = {"create": "green", "update": "yellow"}.get(change.kind, "dim")
-            line = Text.assemble((f"{change.kind:<10} ", style), f"{change.object} {change.name}: {change.detail}")
-            OUT.print(line, soft_wrap=True)
-            for name, before, after in change.differences:
-                OUT.print(
-                    Text.assemble(" " * 13, f"{name}: ", (before, "red"), " → ", (after, "green")), soft_wrap=True
-                )
+            _print(change)
 
     changes = plan_push(settings.catalog, provider)
     if dry_run:
@@ -83,29 +77,36 @@ def push(
             tell(change)
             made += [endpoint.secret] if endpoint.secret else []
         secret = ",".join(made)
-    if not as_json:
-        counts = Counter(change.kind for change in done)
-        would = "would be " if dry_run else ""
-        said = f"{counts['create']} {would}created, {counts['update']} {would}updated, {counts['unchanged']} unchanged."
-        OUT.print(said, style="bold", highlight=False)
     if as_json:
-        rows = [
-            {
-                "kind": c.kind,
-                "object": c.object,
-                "name": c.name,
-                "detail": c.detail,
-                "differences": [{"name": n, "before": b, "after": a} for n, b, a in c.differences],
-            }
-            for c in done
-        ]
         migrated = {"migrated": moved} if migrate else {}
-        print_json({"changes": rows, **migrated, **({"webhook_secret": secret} if secret else {})})
-    elif secret:
+        print_json({"changes": [_row(c) for c in done], **migrated, **({"webhook_secret": secret} if secret else {})})
+        return
+    _print_counts(done, dry_run=dry_run)
+    if secret:
         OUT.print("\nPut what Stripe signs with into the environment, beside any secret there; it is shown this once:")
         OUT.print(f"STRIPE_WEBHOOK_SECRET={secret}", markup=False, highlight=False, soft_wrap=True)
     elif webhook:
         OUT.print("The endpoint was there already; its secret is in Stripe's dashboard.", style="dim")
+
+
+def _print(change: Change) -> None:
+    style = {"create": "green", "update": "yellow"}.get(change.kind, "dim")
+    line = Text.assemble((f"{change.kind:<10} ", style), f"{change.object} {change.name}: {change.detail}")
+    OUT.print(line, soft_wrap=True)
+    for name, before, after in change.differences:
+        OUT.print(Text.assemble(" " * 13, f"{name}: ", (before, "red"), " → ", (after, "green")), soft_wrap=True)
+
+
+def _print_counts(changes: list[Change], *, dry_run: bool) -> None:
+    counts, would = Counter(change.kind for change in changes), "would be " if dry_run else ""
+    said = f"{counts['create']} {would}created, {counts['update']} {would}updated, {counts['unchanged']} unchanged."
+    OUT.print(said, style="bold", highlight=False)
+
+
+def _row(change: Change) -> dict[str, object]:
+    differences = [{"name": name, "before": before, "after": after} for name, before, after in change.differences]
+    shown = {"kind": change.kind, "object": change.object, "name": change.name, "detail": change.detail}
+    return {**shown, "differences": differences}
 
 
 def _migrate(settings: Settings, provider: Provider, *, dry_run: bool, as_json: bool) -> list[dict[str, str]]:

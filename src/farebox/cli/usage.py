@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from farebox.billing.invoices import EarlierPart, MeterCost, usage_report
+from farebox.billing.invoices import EarlierPart, MeterCost, UsageReport, usage_report
 from farebox.cli.adjust import adjust
 from farebox.cli.context import ConfigOption, JsonOption, ledger, say_if_cut
 from farebox.cli.retry import retry
@@ -76,6 +76,12 @@ def show(
             }
         )
         return
+    _print_report(report)
+    delivered = summary.quantities[ReportState.DELIVERED]
+    OUT.print(f"{delivered} units are at Stripe, {summary.unsealed_quantity} are not sealed yet.", style="dim")
+
+
+def _print_report(report: UsageReport) -> None:
     for part in report.earlier:
         OUT.print(f"{part.plan}, {moment(part.period.start)} to {moment(part.period.end)}", style="dim")
         _print_meters(part.meters, report.currency)
@@ -88,8 +94,6 @@ def show(
     if report.projected_total is not None:
         said += f"; {format_minor(report.projected_total, report.currency)} if it goes on like this"
     OUT.print(f"{said}.", highlight=False)
-    delivered = summary.quantities[ReportState.DELIVERED]
-    OUT.print(f"{delivered} units are at Stripe, {summary.unsealed_quantity} are not sealed yet.", style="dim")
 
 
 def _print_meters(costs: Sequence[MeterCost], currency: str) -> None:

@@ -97,7 +97,8 @@ def amount_of(price: AnyPrice, quantity: int) -> int:
 def part_of(amount: int, part_seconds: int, whole_seconds: int) -> int:
     """The share of an amount that falls on a part of its period, to the second, rounded as Stripe's prorations are."""
     with localcontext(money_context()):
-        return int((Decimal(amount * part_seconds) / whole_seconds).quantize(Decimal(1)))
+        exact = money_context().divide(Decimal(amount * part_seconds), Decimal(whole_seconds))
+        return int(exact.quantize(Decimal(1)))
 
 
 def free(price: AnyPrice) -> Price:

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from farebox.domain.corrections import LateItem
+from farebox.domain.corrections import NO_METER, LateItem
 from farebox.domain.invoices import BilledInvoice, BilledLine
 from farebox.provider import translate
 from farebox.provider.calls import StripeCalls, all_of, asking
@@ -62,7 +62,7 @@ class InvoicingCalls(StripeCalls):
                         LateItem(
                             id=ours[LATE],
                             account_id=ours[translate.ACCOUNT],
-                            meter=ours[translate.METER],
+                            meter=ours.get(translate.METER, NO_METER),
                             period_start=item["period"]["start"],
                             period_end=item["period"]["end"],
                             quantity=int(ours[_QUANTITY]),
@@ -87,8 +87,8 @@ class InvoicingCalls(StripeCalls):
             "metadata": {
                 LATE: item.id,
                 _QUANTITY: str(item.quantity),
-                translate.METER: item.meter,
                 translate.ACCOUNT: item.account_id,
+                **({translate.METER: item.meter} if item.meter != NO_METER else {}),
             },
         }
         if subscription_id is not None:

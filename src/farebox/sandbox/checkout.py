@@ -30,6 +30,7 @@ from farebox.sandbox.params import array, boolean, email, enum, integer, metadat
 from farebox.sandbox.pricing import amount_of
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.subscriptions import BILLING_MODE, ITEMS_MAX, build_subscription, check_prices
+from farebox.sandbox.taxes import AUTOMATIC_TAX, automatic_tax, check_tax
 from farebox.sandbox.trials import TRIAL_SETTINGS, asked_trial
 
 __all__ = ["EXPIRY_SECONDS_MAX", "EXPIRY_SECONDS_MIN", "ROUTES", "apply_promotion_code", "expire", "pay", "success_url"]
@@ -49,13 +50,7 @@ def _create(ctx: Context) -> StripeObject:
         raise invalid("You may only specify one of these parameters: customer, customer_email.", param="customer_email")
     if "customer_update" in p and customer is None:
         raise invalid("`customer_update` can only be used with `customer`.", param="customer_update")
-    if (p.get("automatic_tax") or {}).get("enabled") and customer is not None and not _has_address(customer, p):
-        raise invalid(
-            "Automatic tax calculation in Checkout requires a valid address on the Customer. Add a valid address to "
-            "the Customer or set either `customer_update[address]` to 'auto' or `customer_update[shipping]` to 'auto' "
-            "to save the address entered in Checkout to the Customer.",
-            param="automatic_tax",
-        )
+    check_tax(p, customer)
     if "allow_promotion_codes" in p and "discounts" in p:
         raise invalid(
             "You may only specify one of these parameters: allow_promotion_codes, discounts.", param="discounts"
@@ -73,7 +68,7 @@ def _create(ctx: Context) -> StripeObject:
         "allow_promotion_codes": p.get("allow_promotion_codes"),
         "amount_subtotal": 0,
         "amount_total": 0,
-        "automatic_tax": _tax(p.get("automatic_tax") or {"enabled": False}),
+        "automatic_tax": automatic_tax(p),
         "billing_address_collection": None,
         "cancel_url": p.get("cancel_url"),
         "client_reference_id": p.get("client_reference_id"),
@@ -134,21 +129,6 @@ def _create(ctx: Context) -> StripeObject:
     }
     _total(ctx, session, _asked(ctx, session, p.get("discounts", [])))
     return ctx.state.add(session)
-
-
-def _has_address(customer: StripeObject, p: dict[str, Any]) -> bool:
-    return bool(customer.get("address")) or "auto" in (p.get("customer_update") or {}).values()
-
-
-def _tax(asked: dict[str, Any]) -> StripeObject:
-    """Automatic tax of an account without a tax registration: it is computed, and comes to nothing."""
-    on = asked["enabled"]
-    return {
-        "enabled": on,
-        "liability": {"type": "self"} if on else None,
-        "provider": "stripe" if on else None,
-        "status": "complete" if on else None,
-    }
 
 
 def _asked(ctx: Context, session: StripeObject, asked: list[dict[str, Any]]) -> list[Asked]:
@@ -380,7 +360,7 @@ _CREATE: Final = {
     "cancel_url": text(),
     "customer": text(),
     "customer_email": email(),
-    "automatic_tax": obj({"enabled": required(boolean())}),
+    "automatic_tax": AUTOMATIC_TAX,
     "customer_update": obj({name: enum("auto", "never") for name in ("address", "name", "shipping")}),
     "client_reference_id": text(200),
     "metadata": metadata(),

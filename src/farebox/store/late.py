@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from farebox.domain.corrections import LateItem, late_amount
+from farebox.domain.corrections import NO_METER, LateItem, late_amount, minimum_due
 from farebox.domain.invoices import MeterBill, PeriodBill
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, ReportState, Unsealed
@@ -47,13 +47,14 @@ class LateTables:
                 .where(_is(period), t.periods.c.finalized_at.is_(None))
                 .values(invoice_id=bill.invoice_id, finalized_at=bill.finalized_at, billed=text)
             )
-            return _bill_late(connection, period, plan, now) if plan is not None else []
+            late = _bill_late(connection, period, plan, now) if plan is not None else []
+            return late + _fill_up(connection, period, now)
 
     @rerun
     def bill_late(self, period: BillingPeriod, *, plan: _Plan, now: int) -> list[LateItem]:
         with self._database.write() as connection:
             lock_account(connection, period.account_id)
-            return _bill_late(connection, period, plan, now)
+            return _bill_late(connection, period, plan, now) + _fill_up(connection, period, now)
 
     def closed_with_late_usage(self, *, limit: int) -> list[BillingPeriod]:
         u, p = t.usage.c, t.periods.c
@@ -139,6 +140,49 @@ def _bill_late(connection: Connection, period: BillingPeriod, plan: _Plan, now: 
             made.append(late)
     _withdraw(connection, period, plan, now)
     return made
+
+
+def _fill_up(connection: Connection, period: BillingPeriod, now: int) -> list[LateItem]:
+    """What a whole period lacks to its minimum, or what of that goes back because usage came late."""
+    bill = _bill(connection, period)
+    if bill is None or not any(item.minimum for item in period.items) or not _is_whole(connection, period):
+        return []
+    if any(of_meter.amount != of_meter.expected_amount for of_meter in bill.meters.values()):
+        return []  # our prices do not explain the invoice: for a person to look at
+    late = t.late_items.c
+    query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(late.amount), 0)).where(
+        late.account_id == period.account_id, late.period_start == period.start, late.meter == NO_METER
+    )
+    before, charged = connection.execute(query).one()
+    used = {meter: balance.ledger for meter, balance in balances_of(connection, period, now).items()}
+    amount = minimum_due(period, used) - int(charged)
+    if amount == 0:
+        return []
+    item = LateItem(
+        id=_name(connection, period, NO_METER, int(before)),
+        account_id=period.account_id,
+        meter=NO_METER,
+        period_start=period.start,
+        period_end=period.end,
+        quantity=0,
+        amount=amount,
+        currency=period.items[0].currency,
+        reason=f"minimum, {bill.invoice_id}",
+        created_at=now,
+    )
+    connection.execute(sa.insert(t.late_items).values(asdict(item)))
+    return [item]
+
+
+def _is_whole(connection: Connection, period: BillingPeriod) -> bool:
+    """Whether it ran from its interval's start to its end: no change of plan began or ended it, no cancellation."""
+    ends = {item.period.end for item in period.items}
+    if ends != {period.end}:
+        return False
+    p = t.periods.c
+    same = (p.account_id == period.account_id) & (p.subscription_id == period.subscription_id)
+    rows = connection.execute(sa.select(t.periods).where(same, p.end == period.start))
+    return all({item.period.end for item in read_period(row).items} != ends for row in rows)
 
 
 def _name(connection: Connection, period: BillingPeriod, meter: str, before: int) -> str:

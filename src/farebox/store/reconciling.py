@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from farebox.domain.balance import LAG_SECONDS_MAX, Balance
+from farebox.domain.corrections import NO_METER
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import CELL_SECONDS, ReportState
 from farebox.store import tables as t
@@ -164,7 +165,7 @@ def _late(connection: Connection, period: BillingPeriod) -> dict[str, tuple[int,
     waits = sa.case((late.invoice_item_id.is_(None), late.quantity), else_=0)
     query = (
         sa.select(late.meter, sa.func.sum(late.quantity), sa.func.sum(waits))
-        .where(late.account_id == period.account_id, late.period_start == period.start)
+        .where(late.account_id == period.account_id, late.period_start == period.start, late.meter != NO_METER)
         .group_by(late.meter)
     )
     found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))

@@ -31,12 +31,15 @@ __all__ = [
     "MeterUsage",
     "Problem",
     "RotateRequest",
+    "SubscriptionAnswer",
+    "SubscriptionRequest",
     "UrlAnswer",
     "UsageAnswer",
     "WebhookAnswer",
     "body_of",
     "invoice_answer",
     "key_row",
+    "subscription_answer",
     "usage_answer",
 ]
 

@@ -8,10 +8,12 @@ import pytest
 from tests.shop import CATALOG, Shop, bearer, open_shop
 from tests.unit.metering.test_settlement import settlement
 
+from farebox.billing.catalog import apply_push, plan_push
 from farebox.billing.change import change_plan, drop_change, outdated
 from farebox.billing.claim import Claimed
 from farebox.billing.inbox import refresh_account
 from farebox.billing.invoices import usage_report
+from farebox.config import load_catalog
 from farebox.domain.accounts import Subscription
 from farebox.domain.rating import lines_of, total_of
 from farebox.errors import ChangeRefused, InputInvalid, PlanUnknown, ProviderUnavailable, SubscriptionMissing
@@ -214,7 +216,7 @@ def test_what_ends_is_not_changed(plans: Shop) -> None:
         change(plans, claimed, "scale")
 
 
-def test_a_lost_answer_is_looked_up(plans: Shop) -> None:
+def test_a_lost_answer_is_looked_up(plans: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change whose answer was lost is taken as done when Stripe shows it, and only then."""
     claimed = plans.buy()
     account = plans.account(claimed)
@@ -229,7 +231,7 @@ def test_a_lost_answer_is_looked_up(plans: Shop) -> None:
 
     run = settlement(plans).run
     for way, plan in ((refused, "payg"), (lost, "scale")):
-        plans.provider.change_subscription = way  # type: ignore[method-assign]
+        monkeypatch.setattr(plans.provider, "change_subscription", way)
         try:
             change_plan(plans.store, plans.provider, plans.clock, plans.catalog, account, "scale", settle=run)
         except ProviderUnavailable:
@@ -241,9 +243,6 @@ def test_subscribers_keep_their_version_until_they_are_moved(tmp_path: Path) -> 
     """A new price in the file is for new buyers; who has the old one is found, and moved when the period ends."""
     with open_shop(tmp_path, catalog=PLANS) as shop:
         claimed = shop.buy()
-        from farebox.billing.catalog import apply_push, plan_push
-        from farebox.config import load_catalog
-
         (tmp_path / "farebox.toml").write_text(PLANS.replace('unit_amount = "1.00"', 'unit_amount = "2.00"', 1))
         dearer = load_catalog(tmp_path / "farebox.toml")
         (update,) = [change for change in plan_push(dearer, shop.provider) if change.kind != "unchanged"]
