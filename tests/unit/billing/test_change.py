@@ -1,6 +1,7 @@
 """Changing plans: to the second, at the prices of when it was used, and never in two ways at once (L12)."""
 
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,7 +96,7 @@ def test_what_was_used_before_is_billed_at_the_old_price(plans: Shop) -> None:
     plans.call(claimed.key, 7)
     plans.clock.pass_seconds(10 * DAY)
     changed = change(plans, claimed, "scale", now=True)
-    assert (changed.plan, changed.status, changed.base) == ("scale", "active", 2_900)
+    assert (changed.plan, changed.status, changed.base) == ("scale", "active", Decimal(2_900))
     plans.call(claimed.key, 8)
     plans.clock.pass_seconds(3_600)
     found = report(plans, claimed)
@@ -125,7 +126,7 @@ def test_a_change_at_the_periods_end_takes_effect_at_its_second(plans: Shop) -> 
     plans.at_stripe("GET", "/v1/account")
     plans.call(claimed.key, 6)
     after = refresh(plans, claimed)
-    assert (after.plan, after.next_plan, after.base) == ("scale", "", 2_900)
+    assert (after.plan, after.next_plan, after.base) == ("scale", "", Decimal(2_900))
     found = report(plans, claimed)
     assert (found.period.start, found.earlier, found.total) == (end, (), 2_900 + 550)
     deliver(plans)
