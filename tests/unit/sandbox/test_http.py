@@ -107,7 +107,6 @@ def test_versions_without_meters(client: TestClient) -> None:
         ("POST", "/v1/subscription_items"),
         ("POST", "/v1/payment_links"),
         ("GET", "/v1/balance"),
-        ("POST", "/v1/subscription_schedules"),
         ("POST", "/v1/refunds"),
         ("POST", "/v1/invoices/in_1/send"),
         ("GET", "/v1/customers/search"),
