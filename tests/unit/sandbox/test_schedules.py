@@ -145,7 +145,7 @@ def test_a_one_time_price_is_on_the_first_invoice(seller: Seller) -> None:
 def test_a_one_time_price_is_due_in_a_trial_too(seller: Seller) -> None:
     """A trial makes the recurring prices free, not what is charged once; a card that fails then buys nothing."""
     items = [{"price": seats(seller), "quantity": 1}, {"price": once(seller), "quantity": 1}]
-    trial = {"subscription_data": {"trial_period_days": 7}}
+    trial: dict[str, Any] = {"subscription_data": {"trial_period_days": 7}}
     session = buy(seller, *items, **trial)
     assert session["amount_total"] == 500
     assert seller.subscription(session["subscription"])["status"] == "trialing"
