@@ -1,10 +1,12 @@
 """The form of farebox.toml: what may stand in it, and how what is wrong is said, by its dotted path."""
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal
+from difflib import get_close_matches
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from farebox.domain.catalog import (
     CURRENCIES,
@@ -33,7 +35,8 @@ __all__ = [
     "STREAM_REQUESTS_PER_SECOND_MAX",
     "FileModel",
     "catalog_of",
-    "explain",
+    "near",
+    "read_catalog",
 ]
 
 GRACE_DAYS_MAX: Final = 90
@@ -47,6 +50,7 @@ MATCH_CHARACTERS_MAX: Final = 256  # the ledger keeps it with what was used
 _ITEMS_MAX: Final = 20  # of a subscription at Stripe, the base fee among them
 _TIERS_MAX: Final = 100
 _UNITS_MAX: Final = 10**15  # of a tier or a package
+_NEAR_CHARACTERS: Final = 60  # of a name that is compared with those that are known
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MATCH: Final = re.compile(r"(\*|[A-Z]{3,10}) (/\S*)")
 _PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
@@ -212,19 +216,27 @@ class FileModel(_Table):
     routes: list[_Route] = Field(default_factory=list, max_length=ROUTES_MAX)
 
 
-def explain(error: ValidationError) -> list[str]:
-    """Each fault of a validation as "dotted.path: what is wrong"."""
-    return [f"{_dotted(fault['loc'])}: {_said(fault)}" for fault in error.errors()]
-
-
 def catalog_of(model: FileModel, source: str) -> Catalog:
     """The catalog that the file describes. ConfigError names the dotted path of what does not fit together."""
-    faults = [*_name_faults(model), *_meter_faults(model)]
-    plans = {name: _plan(name, plan, faults) for name, plan in model.plans.items()}
+    catalog, faults = read_catalog(model)
     if faults:
         raise ConfigError("\n".join(f"{source}: {fault}" for fault in faults))
+    return catalog
+
+
+def read_catalog(model: FileModel) -> tuple[Catalog, list[str]]:
+    """The catalog, and each thing that does not fit together as "dotted.path: what is wrong; what to write". With such
+    a fault the catalog has something harmless in its place, and must not be used."""
+    faults = [*_name_faults(model), *_meter_faults(model)]
+    plans = {name: _plan(name, plan, faults) for name, plan in model.plans.items()}
     meters = {n: Meter(name=n, title=m.title, event_name=m.event_name or n) for n, m in model.meters.items()}
-    return Catalog(meters=meters, plans=plans, routes=tuple(_route(route) for route in model.routes))
+    return Catalog(meters=meters, plans=plans, routes=tuple(_route(route) for route in model.routes)), faults
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that may have been meant; "" when none is like it."""
+    found = get_close_matches(name[:_NEAR_CHARACTERS], known, n=1)
+    return f'; did you mean "{found[0]}"?' if found else ""
 
 
 def _name_faults(model: FileModel) -> list[str]:
@@ -237,7 +249,6 @@ def _name_faults(model: FileModel) -> list[str]:
 
 
 def _meter_faults(model: FileModel) -> list[str]:
-    known = ", ".join(sorted(model.meters)) or "none"
     faults = []
     events: dict[str, str] = {}
     for name, meter in model.meters.items():
@@ -250,7 +261,7 @@ def _meter_faults(model: FileModel) -> list[str]:
         for i, price in enumerate(plan.prices):
             where = f"plans.{plan_name}.prices[{i}].meter"
             if price.meter not in model.meters:
-                faults.append(f"{where}: there is no meter {price.meter!r} (known: {known})")
+                faults.append(f"{where}: {_unknown(price.meter, model)}")
             elif price.meter in seen:
                 faults.append(f"{where}: the plan already has a price for {price.meter!r}")
             seen.add(price.meter)
@@ -261,8 +272,13 @@ def _meter_faults(model: FileModel) -> list[str]:
         elif route.quantity is not None and route.meter is None:
             faults.append(f"{where}.quantity: it needs a meter beside it")
         elif route.meter is not None and route.meter not in model.meters:
-            faults.append(f"{where}.meter: there is no meter {route.meter!r} (known: {known})")
+            faults.append(f"{where}.meter: {_unknown(route.meter, model)}")
     return faults
+
+
+def _unknown(meter: str, model: FileModel) -> str:
+    known = ", ".join(sorted(model.meters)) or "none"
+    return f"there is no meter {meter!r} (known: {known}){near(meter, model.meters)}"
 
 
 def _plan(name: str, plan: _Plan, faults: list[str]) -> Plan:
@@ -341,19 +357,3 @@ def _route(route: _Route) -> Route:
     method, path = route.match.split(" ", 1)
     quantity = (1 if route.quantity is None else route.quantity) if route.meter is not None else 0
     return Route(method=method, path=path, public=route.access == "public", meter=route.meter, quantity=quantity)
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.lstrip(".") or "the file"
-
-
-def _said(fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        return "Farebox knows no such setting"
-    if fault["type"] == "missing":
-        return "is required"
-    message: str = fault["msg"]
-    return message.removeprefix("Value error, ")

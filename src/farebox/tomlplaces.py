@@ -1,6 +1,6 @@
 """Where each setting of a TOML document stands, so that what is wrong with it can be said by line and column.
 
-For text that `tomllib` has taken already: what a key is called, `tomllib` says here too. Nothing is checked, and no value
+For text that `tomllib` has taken already: what a key is called, `tomllib` says here too. Nothing is checked, no value
 is read.
 """
 
@@ -9,7 +9,7 @@ import tomllib
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["Path", "Place", "places_of"]
 
@@ -100,7 +100,8 @@ class _Reader:
         text = self._text[start : self._tokens[self._at][0]].strip()
         if _BARE.fullmatch(text):
             return (text,)
-        names, inner = [], tomllib.loads(f"{text} = 0")
+        names: list[str] = []
+        inner: Any = tomllib.loads(f"{text} = 0")
         while isinstance(inner, dict):
             ((name, inner),) = inner.items()
             names.append(name)

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 from tests.shop import Shop
-from tests.unit.test_config import load, refusal
+from tests.unit.test_config import load, named, refusal
 
 from farebox.billing.catalog import plan_push
 from farebox.billing.checkout import begin_checkout
@@ -157,7 +157,7 @@ def test_mistakes(tmp_path: Path, old: str, new: str, said: str) -> None:
     """A mistake in a price is named by plan, price and tier, with what to write instead."""
     assert SCALE.count(old) >= 1
     detail = refusal(tmp_path, SCALE.replace(old, new, 1))
-    assert any(line.startswith(f"{tmp_path / 'farebox.toml'}: {said}") for line in detail.splitlines()), detail
+    assert named(tmp_path, said, detail), detail
 
 
 def test_a_price_without_any_kind(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from farebox.cli.catalog import init, push
 from farebox.cli.customers import customers_app
 from farebox.cli.keys import keys_app
 from farebox.cli.operate import doctor, migrate
+from farebox.cli.plan import plan_app
 from farebox.cli.quote import quote
 from farebox.cli.reconcile import reconcile
 from farebox.cli.serving import serve, worker
@@ -65,6 +66,7 @@ def demo(
 
 for command in (init, quote, push, serve, worker, sandbox, migrate, doctor, reconcile):
     app.command()(command)
+app.add_typer(plan_app, name="plan")
 app.add_typer(keys_app, name="keys")
 app.add_typer(customers_app, name="customers")
 app.add_typer(usage_app, name="usage")
