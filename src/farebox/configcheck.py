@@ -16,6 +16,7 @@ from typing import Any, Final, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from farebox.configfile import FileModel, near, read_catalog
+from farebox.configschema import about_setting
 from farebox.domain.catalog import Catalog
 from farebox.errors import ConfigError
 from farebox.tomlplaces import Path, Place, places_of
@@ -110,11 +111,10 @@ def located(faults: Iterable[Fault], text: str) -> tuple[Fault, ...]:
 
 
 def about(path: str) -> str:
-    """What the setting at a dotted path is for, in the words of the file's own form; "" when there are none."""
+    """What the setting at a dotted path is for; "" when there is none."""
     *above, name = _parts(path) or [""]
     model = _model_at(above)
-    field = _fields(model).get(name) if model is not None else None
-    return (field.description or "") if field is not None else ""
+    return about_setting(model, name) if model is not None else ""
 
 
 def _text_of(path: FilePath) -> str:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from farebox.domain.catalog import (
     CURRENCIES,
@@ -86,16 +86,23 @@ def _up_to(value: object) -> object:
     return _units(value)
 
 
-_Amount = Annotated[str, BeforeValidator(_amount)]
+_NAMES: Final[dict[str, Any]] = {"propertyNames": {"pattern": f"^{_NAME.pattern}$"}}
+_NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": _UNITS_MAX}
+_DECIMAL: Final = {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?([eE][+-]?[0-9]{1,2})?$"}
+_Amount = Annotated[str, BeforeValidator(_amount), WithJsonSchema(_DECIMAL)]
+_Units = Annotated[int, BeforeValidator(_units), WithJsonSchema(_NUMBER)]
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+_Credential = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({_CREDENTIAL.pattern})$"})]
+
+
 class _Http(_Table):
-    prefix: str = "/billing"
-    credentials: list[str] = Field(default_factory=lambda: ["bearer", "x-api-key"], min_length=1, max_length=8)
+    prefix: str = Field(default="/billing", json_schema_extra={"pattern": f"^{_PREFIX.pattern}$"})
+    credentials: list[_Credential] = Field(default_factory=lambda: ["bearer", "x-api-key"], min_length=1, max_length=8)
 
     @field_validator("prefix")
     @classmethod
@@ -145,19 +152,32 @@ class _Meter(_Table):
     event_name: str | None = Field(default=None, min_length=1, max_length=100)
 
 
+_ANY_AMOUNT: Final[dict[str, Any]] = {"anyOf": [{"required": ["unit_amount"]}, {"required": ["flat_amount"]}]}
+
+
 class _Tier(_Table):
-    up_to: Annotated[int | None, BeforeValidator(_up_to)]
+    model_config = ConfigDict(json_schema_extra=_ANY_AMOUNT)
+
+    up_to: Annotated[int | None, BeforeValidator(_up_to), WithJsonSchema({"anyOf": [_NUMBER, {"const": "inf"}]})]
     unit_amount: _Amount | None = None
     flat_amount: _Amount | None = None
 
 
 class _Package(_Table):
-    size: Annotated[int, BeforeValidator(_units)]
+    size: _Units
     unit_amount: _Amount
     round: Literal["up", "down"] = "up"
 
 
+_ONE_KIND: Final[dict[str, Any]] = {
+    "oneOf": [{"required": ["unit_amount"]}, {"required": ["tiers"]}, {"required": ["package"]}],
+    "dependentRequired": {"tiers": ["mode"], "mode": ["tiers"]},
+}
+
+
 class _Price(_Table):
+    model_config = ConfigDict(json_schema_extra=_ONE_KIND)
+
     meter: str
     unit_amount: _Amount | None = None
     mode: Literal["graduated", "volume"] | None = None
@@ -167,7 +187,7 @@ class _Price(_Table):
 
 class _Plan(_Table):
     title: str = Field(min_length=1, max_length=250)
-    currency: str = "usd"
+    currency: str = Field(default="usd", json_schema_extra={"enum": [*sorted(CURRENCIES)]})
     interval: Literal["day", "week", "month", "year"] = "month"
     base: _Amount | None = None
     prices: list[_Price] = Field(min_length=1, max_length=_ITEMS_MAX)
@@ -183,7 +203,7 @@ class _Plan(_Table):
 
 
 class _Route(_Table):
-    match: str = Field(max_length=MATCH_CHARACTERS_MAX)
+    match: str = Field(max_length=MATCH_CHARACTERS_MAX, json_schema_extra={"pattern": f"^{_MATCH.pattern}$"})
     access: Literal["key", "public"] = "key"
     meter: str | None = None
     quantity: Annotated[int, BeforeValidator(_whole)] | None = Field(default=None, ge=0, le=QUANTITY_MAX)
@@ -211,8 +231,8 @@ class FileModel(_Table):
     access: _Access = _Access()
     reporting: _Reporting = _Reporting()
     ledger: _Ledger = _Ledger()
-    meters: dict[str, _Meter] = Field(default_factory=dict, max_length=100)
-    plans: dict[str, _Plan] = Field(default_factory=dict, max_length=100)
+    meters: dict[str, _Meter] = Field(default_factory=dict, max_length=100, json_schema_extra=_NAMES)
+    plans: dict[str, _Plan] = Field(default_factory=dict, max_length=100, json_schema_extra=_NAMES)
     routes: list[_Route] = Field(default_factory=list, max_length=ROUTES_MAX)
 
 

@@ -1,5 +1,7 @@
 """`farebox plan`: is farebox.toml right, what does it sell, and its form for editors."""
 
+import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +12,7 @@ from rich.text import Text
 from farebox.cli.context import JsonOption
 from farebox.config import config_path
 from farebox.configcheck import CheckedFile, Fault, about, check_file, located
+from farebox.configschema import file_schema
 from farebox.domain.advice import advice_on, price_in_words
 from farebox.domain.catalog import Catalog, format_minor
 from farebox.terminal import ERR, OUT, print_json, print_rows, printable
@@ -43,6 +46,12 @@ def check(
         )
     if checked.faults:
         raise typer.Exit(1)
+
+
+@plan_app.command()
+def schema() -> None:
+    """Print the JSON Schema of farebox.toml, by which an editor completes and checks it."""
+    sys.stdout.write(json.dumps(file_schema(), indent=2, ensure_ascii=False) + "\n")
 
 
 def _row(fault: Fault, severity: str) -> dict[str, Any]:
