@@ -25,7 +25,7 @@ class Command:
 
 
 def files_of(page: str) -> dict[str, str]:
-    """The page's TOML blocks, and its text blocks that are no good TOML, by the file that was last named before each."""
+    """The page's TOML blocks, the wrong ones shown as text too, by the file that was last named before each."""
     text = (ROOT / "docs" / "how-to" / page).read_text()
     found = {}
     for block in _BLOCK.finditer(text):

@@ -59,7 +59,8 @@ _ABOUT: Final[Mapping[str, str]] = {
 
 def about_setting(model: type[BaseModel], name: str) -> str:
     """What a setting of a table is for, in a sentence; "" when nobody has said it."""
-    return _ABOUT.get(f"{_called(model.__name__)}.{name}", "")
+    said = _ABOUT.get(f"{_called(model.__name__)}.{name}", "")
+    return said or next((f.description or "" for n, f in model.model_fields.items() if (f.alias or n) == name), "")
 
 
 def file_schema() -> dict[str, Any]:

@@ -93,9 +93,11 @@ def test_every_setting_has_a_word(judge: Draft202012Validator) -> None:
     tables = [whole, *whole["$defs"].values()]
     silent = [name for table in tables for name, form in table["properties"].items() if not form.get("description")]
     assert (silent, '"null"' in PUBLISHED.read_text(), "#/$defs/_" in PUBLISHED.read_text()) == ([], False, False)
-    said = {form["description"] for table in tables for form in table["properties"].values()}
-    kept = re.findall(r'^    "\w+\.\w+": ', (ROOT / "src" / "farebox" / "configschema.py").read_text(), re.MULTILINE)
-    assert len(kept) == len(said) == sum(len(table["properties"]) for table in tables)
+    names = {
+        f"{n}.{name}" for n, table in {**whole["$defs"], "FileModel": whole}.items() for name in table["properties"]
+    }
+    text = (ROOT / "src" / "farebox" / "configschema.py").read_text()
+    assert set(re.findall(r'^    "(\w+\.\w+)": ', text, re.MULTILINE)) <= names
 
 
 def test_where_a_word_is_found() -> None:
