@@ -35,7 +35,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "starter": frozenset(),
     "logs": frozenset(),
     "loops": frozenset({"errors"}),
-    "configfile": frozenset({"errors", "domain"}),
+    "configfile": frozenset({"domain"}),
     "tomlplaces": frozenset(),
     "configschema": frozenset({"configfile"}),
     "configcheck": frozenset({"errors", "domain", "configfile", "configschema", "tomlplaces"}),

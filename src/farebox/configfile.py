@@ -22,7 +22,6 @@ from farebox.domain.catalog import (
     minor_units,
 )
 from farebox.domain.usage import QUANTITY_MAX
-from farebox.errors import ConfigError
 
 __all__ = [
     "GRACE_DAYS_MAX",
@@ -34,7 +33,6 @@ __all__ = [
     "SPOOL_SECONDS_MAX",
     "STREAM_REQUESTS_PER_SECOND_MAX",
     "FileModel",
-    "catalog_of",
     "near",
     "read_catalog",
 ]
@@ -234,14 +232,6 @@ class FileModel(_Table):
     meters: dict[str, _Meter] = Field(default_factory=dict, max_length=100, json_schema_extra=_NAMES)
     plans: dict[str, _Plan] = Field(default_factory=dict, max_length=100, json_schema_extra=_NAMES)
     routes: list[_Route] = Field(default_factory=list, max_length=ROUTES_MAX)
-
-
-def catalog_of(model: FileModel, source: str) -> Catalog:
-    """The catalog that the file describes. ConfigError names the dotted path of what does not fit together."""
-    catalog, faults = read_catalog(model)
-    if faults:
-        raise ConfigError("\n".join(f"{source}: {fault}" for fault in faults))
-    return catalog
 
 
 def read_catalog(model: FileModel) -> tuple[Catalog, list[str]]:

@@ -3,6 +3,7 @@
 390 units wide, so that a telephone shows its letters as large as they are; light and dark.
 """
 
+from decimal import Decimal
 from typing import Final
 from xml.sax.saxutils import escape
 
@@ -13,8 +14,9 @@ __all__ = ["chart_of"]
 
 _WIDTH: Final = 390
 _MARGIN: Final = 16
-_LEFT: Final = 118  # where bars begin
-_BAR: Final = 170  # the longest
+_LEFT: Final = 126  # where bars begin
+_BAR: Final = 150  # the longest
+_TITLE_CHARACTERS: Final = 42
 _ROW: Final = 26
 _STYLE: Final = (
     "text{font:13px system-ui,sans-serif;fill:#1f2328}.h{font-weight:600;font-size:16px}.s{fill:#59636e}"
@@ -36,12 +38,12 @@ _LABELS: Final = {
 def chart_of(found: Simulation, title: str) -> str:
     """The whole SVG. What cannot be compared is named below."""
     drawing = _Drawing(title)
-    drawing.say(title, "h")
+    drawing.say(title[:_TITLE_CHARACTERS], "h")
     for one in found.sums:
         _draw(drawing, one)
-    notes = [f"{found.running} of the periods run, and count so far."] if found.running else []
+    notes = [f"{found.running:,} periods run, and count so far."] if found.running else []
     left = sum(one.periods for one in found.left)
-    notes += [f"{left} periods are not in it: their plan is in one catalog only."] if left else []
+    notes += [f"{left:,} periods left out: a catalog lacks their plan."] if left else []
     for note in notes:
         drawing.say(note, "s")
     return drawing.text()
@@ -51,7 +53,7 @@ def _draw(drawing: "_Drawing", one: CurrencySum) -> None:
     high = max(one.before, one.after)
     drawing.say(f"Revenue in {one.currency.upper()}", "n")
     for label, kind, amount in (("before", "old", one.before), ("after", "new", one.after)):
-        drawing.bar(label, kind, amount, high, format_minor(amount, one.currency).rpartition(" ")[0])
+        drawing.bar(label, kind, amount, high, _figure(amount, one.currency))
     drawing.say("Accounts that would pay", "n")
     for change, label in _LABELS.items():
         kind = "same" if change is Change.SAME else "less" if change < Change.SAME else "more"
@@ -59,11 +61,15 @@ def _draw(drawing: "_Drawing", one: CurrencySum) -> None:
         drawing.bar(label, kind, count, max(one.accounts), f"{count:,}")
 
 
+def _figure(amount: int, currency: str) -> str:
+    return f"{Decimal(format_minor(amount, currency).rpartition(' ')[0]):,}"
+
+
 class _Drawing:
     """Rows from top to bottom."""
 
     def __init__(self, title: str) -> None:
-        self._title = title
+        self._title = title[:_TITLE_CHARACTERS]
         self._parts: list[str] = []
         self._y = _MARGIN
 

@@ -70,7 +70,7 @@ def simulate(
                 rows.writerow(_csv_row(one))
         found = tally.result()
         if picture is not None:
-            picture.write(chart_of(found, f"Prices of {plan.name} on real usage"))
+            picture.write(chart_of(found, f"Real usage at {plan.name}"))
     if as_json:
         print_json(_document(found))
     else:
