@@ -4,7 +4,6 @@ The only module that reads the environment. Every refusal is a ConfigError that 
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,27 +11,25 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
-from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from farebox.configfile import FileModel, catalog_of, explain
+from farebox.configcheck import check_file
 from farebox.domain.catalog import Catalog
 from farebox.domain.keys import Pepper, Secret, pepper_from
 from farebox.errors import ConfigError
 
 __all__ = [
-    "CONFIG_BYTES_MAX",
     "FAREBOX_SECRET_CHARACTERS_MIN",
     "WEBHOOK_SECRET_CHARACTERS_MIN",
     "Settings",
     "child_environment",
+    "config_path",
     "load_catalog",
     "load_settings",
     "name_config",
 ]
 
-CONFIG_BYTES_MAX: Final = 1_048_576
 FAREBOX_SECRET_CHARACTERS_MIN: Final = 32
 WEBHOOK_SECRET_CHARACTERS_MIN: Final = 20
 _VARIABLES: Final = (
@@ -147,13 +144,13 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
     for name, value in values.items():
         if not value.strip():
             raise ConfigError(_EMPTY.format(name))
-    config_path = Path(path or values.get("FAREBOX_CONFIG", "farebox.toml"))
-    model = _read_file(config_path)
+    file = Path(path or values.get("FAREBOX_CONFIG", "farebox.toml"))
+    model, catalog = check_file(file).require()
     key = _stripe_key(values.get("STRIPE_SECRET_KEY"), model.stripe.mode)
     base = _api_base(values.get("STRIPE_API_BASE"), key)
     return Settings(
-        path=config_path,
-        catalog=catalog_of(model, str(config_path)),
+        path=file,
+        catalog=catalog,
         prefix=model.http.prefix,
         credentials=tuple(model.http.credentials),
         past_due_grace_seconds=model.access.past_due_grace_days * 86_400,
@@ -183,10 +180,15 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
 
 def load_catalog(path: str | Path | None = None) -> Catalog:
     """What farebox.toml sells. Of the environment only FAREBOX_CONFIG counts, when no path is given. ConfigError."""
+    return check_file(config_path(path)).require()[1]
+
+
+def config_path(path: str | Path | None = None) -> Path:
+    """Which farebox.toml is meant: the one given, or that of FAREBOX_CONFIG, or the one in the working folder."""
     named = path or _environment().get("FAREBOX_CONFIG", "farebox.toml").strip()
     if not named:
         raise ConfigError(_EMPTY.format("FAREBOX_CONFIG"))
-    return catalog_of(_read_file(Path(named)), str(named))
+    return Path(named)
 
 
 def name_config(path: Path) -> None:
@@ -206,31 +208,6 @@ def _environment() -> dict[str, str]:
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f".env cannot be read as UTF-8 text: {error}.") from error
     return {**beneath, **os.environ}
-
-
-def _read_file(path: Path) -> FileModel:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist. `farebox init` writes one, or name yours in FAREBOX_CONFIG."
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(raw) > CONFIG_BYTES_MAX:
-        raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX} bytes.")
-    try:
-        document = tomllib.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} is nested too deeply.") from error
-    try:
-        return FileModel.model_validate(document)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in explain(error))) from error
 
 
 def _stripe_key(value: str | None, mode: str | None) -> Secret | None:

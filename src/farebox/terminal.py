@@ -14,7 +14,17 @@ from rich.text import Text
 from farebox.billing.doctor import Finding
 from farebox.errors import FareboxError
 
-__all__ = ["ERR", "OUT", "moment", "print_error", "print_findings", "print_json", "print_key", "print_rows"]
+__all__ = [
+    "ERR",
+    "OUT",
+    "moment",
+    "print_error",
+    "print_findings",
+    "print_json",
+    "print_key",
+    "print_rows",
+    "printable",
+]
 
 OUT: Final = Console()
 ERR: Final = Console(stderr=True)
@@ -27,7 +37,7 @@ def print_error(error: FareboxError, *, as_json: bool) -> None:
         sys.stderr.write(json.dumps({"error": {"code": error.code, "detail": error.detail}}) + "\n")
         return
     ERR.print("[bold red]Error[/]", end=" ")
-    ERR.print(error.detail, markup=False, highlight=False)
+    ERR.print("\n".join(printable(line) for line in error.detail.split("\n")), markup=False, highlight=False)
     if error.internal:
         ERR.print(error.internal, style="dim", markup=False, highlight=False)
 
@@ -63,7 +73,12 @@ def _cell(name: str, value: object) -> Text:
     if value is None:
         return Text("–")
     text = moment(value) if name.endswith("_at") and isinstance(value, int) else str(value)
-    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text))
+    return Text(printable(text))
+
+
+def printable(text: str) -> str:
+    """The text on one line, without letters that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def moment(at: int) -> str:

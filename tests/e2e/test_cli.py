@@ -8,7 +8,21 @@ from typing import Any
 import pytest
 from tests.e2e.stack import Stack, stack_in, until
 
-COMMANDS = ["demo", "init", "quote", "push", "serve", "sandbox", "migrate", "doctor", "customers", "usage", "keys"]
+COMMANDS = [
+    "demo",
+    "init",
+    "quote",
+    "simulate",
+    "plan",
+    "push",
+    "serve",
+    "sandbox",
+    "migrate",
+    "doctor",
+    "customers",
+    "usage",
+    "keys",
+]
 
 
 @pytest.fixture(scope="module")

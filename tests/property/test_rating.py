@@ -14,8 +14,8 @@ from tests.oracle_pricing import PerUnit, line_amounts
 from tests.unit.sandbox.test_pricing import WORKED, Sold, amounts, prices
 from tests.unit.sandbox.town import GOOD_CARD, HOUR, Seller
 
-from farebox.configfile import FileModel, catalog_of
-from farebox.domain.catalog import Catalog, Plan
+from farebox.configfile import FileModel, read_catalog
+from farebox.domain.catalog import Plan
 from farebox.domain.rating import Line, lines_of, total_of
 
 USES: Final = 5
@@ -60,7 +60,8 @@ def plan_of(kinds: list[dict[str, Any]], currency: str = "usd", interval: str = 
     told = [written(f"m{i}", sent, currency) for i, sent in enumerate(kinds)]
     plan = {"title": "Plan", "currency": currency, "interval": interval, "prices": told, **more}
     meters = {f"m{i}": {"title": f"Meter {i}"} for i in range(len(kinds))}
-    catalog: Catalog = catalog_of(FileModel.model_validate({"meters": meters, "plans": {"p": plan}}), "drawn.toml")
+    catalog, faults = read_catalog(FileModel.model_validate({"meters": meters, "plans": {"p": plan}}))
+    assert faults == []
     return catalog.plans["p"]
 
 

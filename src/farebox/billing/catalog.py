@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from farebox.domain.catalog import Catalog, Fee, Meter, Plan, Sold, format_minor
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
-from farebox.domain.rating import described_price
+from farebox.domain.words import price_in_words
 from farebox.errors import ConfigError
 from farebox.ports import Endpoint, Provider, StoredMeter, StoredPrice, StoredProduct
 
@@ -186,7 +186,7 @@ def _price_change(sold: Sold, plan: Plan, found: StoredPrice | None, provider: P
 
 
 def _shown(sold: Sold, plan: Plan) -> str:
-    text = described_price(sold, plan.currency)
+    text = price_in_words(sold, plan.currency)
     if isinstance(sold, Fee):
         return f"{text}, once" if sold.kind == "setup" else f"{text} / {plan.interval}"
     return f"{sold.meter}: {text} / {plan.interval}"
@@ -198,10 +198,10 @@ def _price_differences(sold: Sold, plan: Plan, found: StoredPrice, made: _Made) 
     pairs = [("currency", found.currency, plan.currency)]
     pairs.append(("interval", found.interval or "once", "once" if once else plan.interval))
     if found.sold is None:
-        pairs.append(("price", "bills in another way", described_price(sold, plan.currency)))
+        pairs.append(("price", "bills in another way", price_in_words(sold, plan.currency)))
     elif found.sold != sold:
-        before = described_price(found.sold, found.currency)
-        pairs.append(("price", before, described_price(sold, plan.currency)))
+        before = price_in_words(found.sold, found.currency)
+        pairs.append(("price", before, price_in_words(sold, plan.currency)))
     if not isinstance(sold, Fee):
         least = [format_minor(m, plan.currency) if m else "none" for m in (found.minimum, plan.minimum)]
         pairs.append(("minimum", least[0], least[1]))

@@ -8,8 +8,9 @@ from typing import Final
 from farebox.domain.accounts import Account, Subscription, SubscriptionItem, current_subscription
 from farebox.domain.catalog import AnyPrice, Price
 from farebox.domain.periods import BillingPeriod
-from farebox.domain.rating import amount_of, described_price, line_amount, part_of
+from farebox.domain.rating import amount_of, line_amount, part_of
 from farebox.domain.usage import Period
+from farebox.domain.words import price_in_words
 from farebox.errors import CustomerMissing, SubscriptionMissing
 from farebox.ports import Clock, Invoice, Provider, Store
 
@@ -119,7 +120,7 @@ def _costs(store: Store, account_id: str, period: Period, items: tuple[Subscript
                 calls=used[name].calls if name in used else 0,
                 unit_amount=price.unit_amount if isinstance(price, Price) else None,
                 amount=amount_of(price, quantity) if price is not None else 0,
-                price=described_price(price, currency) if price is not None else "",
+                price=price_in_words(price, currency) if price is not None else "",
             )
         )
     return tuple(meters)

@@ -11,9 +11,11 @@ from farebox.cli.catalog import init, push
 from farebox.cli.customers import customers_app
 from farebox.cli.keys import keys_app
 from farebox.cli.operate import doctor, migrate
+from farebox.cli.plan import plan_app
 from farebox.cli.quote import quote
 from farebox.cli.reconcile import reconcile
 from farebox.cli.serving import serve, worker
+from farebox.cli.simulate import simulate
 from farebox.cli.usage import usage_app
 from farebox.demo import run_demo
 from farebox.errors import FareboxError
@@ -63,8 +65,9 @@ def demo(
     run_demo(folder, port=port, sandbox_port=sandbox_port, smoke=smoke)
 
 
-for command in (init, quote, push, serve, worker, sandbox, migrate, doctor, reconcile):
+for command in (init, quote, simulate, push, serve, worker, sandbox, migrate, doctor, reconcile):
     app.command()(command)
+app.add_typer(plan_app, name="plan")
 app.add_typer(keys_app, name="keys")
 app.add_typer(customers_app, name="customers")
 app.add_typer(usage_app, name="usage")

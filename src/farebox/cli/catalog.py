@@ -82,6 +82,10 @@ def push(
         print_json({"changes": [_row(c) for c in done], **migrated, **({"webhook_secret": secret} if secret else {})})
         return
     _print_counts(done, dry_run=dry_run)
+    _print_secret(secret, webhook=webhook)
+
+
+def _print_secret(secret: str | None, *, webhook: bool) -> None:
     if secret:
         OUT.print("\nPut what Stripe signs with into the environment, beside any secret there; it is shown this once:")
         OUT.print(f"STRIPE_WEBHOOK_SECRET={secret}", markup=False, highlight=False, soft_wrap=True)

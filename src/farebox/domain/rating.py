@@ -15,7 +15,6 @@ from farebox.domain.catalog import (
     PackagePrice,
     Plan,
     Price,
-    Sold,
     Tier,
     TieredPrice,
     format_minor,
@@ -27,7 +26,6 @@ __all__ = [
     "LineKind",
     "amount_of",
     "described",
-    "described_price",
     "free",
     "line_amount",
     "lines_of",
@@ -123,23 +121,6 @@ def described(line: Line, plan: Plan, catalog: Catalog) -> str:
     units = f" per {line.package} units" if line.package is not None else ""
     count = "" if line.flat else f"{line.quantity} × "
     return f"{count}{title} ({tier}{price}{units} / {plan.interval})"
-
-
-def described_price(sold: Sold, currency: str) -> str:
-    """A price in words, for a table or a page: 0.002 USD each; up to 100: 1.00 USD each, then 0.50 USD each."""
-    if isinstance(sold, Price):
-        return f"{format_minor(sold.unit_amount, currency)} each"
-    if isinstance(sold, PackagePrice):
-        begun = "a begun one counts" if sold.rounds_up else "whole ones only"
-        return f"{format_minor(sold.unit_amount, currency)} per {sold.size:,}, {begun}"
-    if not isinstance(sold, TieredPrice):
-        return format_minor(sold.amount, currency)
-    parts: list[str] = []
-    for tier in sold.tiers:
-        flat = f" + {format_minor(tier.flat_amount, currency)} flat" if tier.flat_amount else ""
-        reach = f"up to {tier.up_to:,}" if tier.up_to is not None else ("beyond" if parts else "any number")
-        parts.append(f"{reach}: {format_minor(tier.unit_amount, currency)} each{flat}")
-    return "; ".join(parts) + ("" if sold.graduated else " (the whole volume at one tier)")
 
 
 def _fee(amount: Decimal, kind: LineKind) -> Line:

@@ -1,6 +1,6 @@
 """The part of the Store that knows whether the money is right: billing periods, corrections, and who did what."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from farebox.domain.audit import AuditEntry
@@ -10,6 +10,7 @@ from farebox.domain.invoices import PeriodBill
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, Unsealed
 from farebox.domain.restoring import Share
+from farebox.domain.simulation import UsedPeriod
 from farebox.domain.usage import Period
 
 __all__ = ["ReconcilingStore"]
@@ -24,6 +25,20 @@ class ReconcilingStore(Protocol):
 
     def accounts_with_period_end(self, after: int, until: int) -> list[str]:
         """Accounts that have a known period which ends in (after, until]."""
+        ...
+
+    def used_periods(
+        self,
+        *,
+        meters: Sequence[str],
+        since: int,
+        until: int,
+        account_id: str | None = None,
+        after: str = "",
+        accounts: int,
+    ) -> list[UsedPeriod]:
+        """The periods that begin in [since, until), with their usage of these meters, of the first so many accounts
+        after `after`, or of one account; in the order of accounts and time. Empty: there are no more."""
         ...
 
     def unfinished_periods(self, *, ended_by: int, limit: int, after: str = "") -> list[BillingPeriod]:

@@ -1,6 +1,7 @@
 """Billing periods in the ledger: recorded when subscriptions are applied, closed when their invoice is final."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -13,6 +14,7 @@ from sqlalchemy.engine import Connection, Row
 from farebox.domain.accounts import Subscription, SubscriptionItem
 from farebox.domain.catalog import AnyPrice, PackagePrice, Price, Tier, TieredPrice
 from farebox.domain.periods import BillingPeriod, periods_of
+from farebox.domain.simulation import UsedPeriod
 from farebox.domain.usage import BUCKET_SECONDS, Period
 from farebox.store import tables as t
 from farebox.store.engine import Database, upsert
@@ -49,6 +51,64 @@ class PeriodTables:
         )
         with self._database.read() as connection:
             return [read_period(row) for row in connection.execute(query)]
+
+    def used_periods(
+        self,
+        *,
+        meters: Sequence[str],
+        since: int,
+        until: int,
+        account_id: str | None = None,
+        after: str = "",
+        accounts: int,
+    ) -> list[UsedPeriod]:
+        p = t.periods.c
+        begun = (p.start >= since) & (p.start < until) & (p.account_id > after)
+        if account_id is not None:
+            begun &= p.account_id == account_id
+        page = sa.select(p.account_id).distinct().where(begun).order_by(p.account_id).limit(accounts)
+        with self._database.read() as connection:
+            ids = list(connection.execute(page).scalars())
+            if not ids:
+                return []
+            begun &= p.account_id <= ids[-1]
+            used = _used_in(connection, begun, meters)
+            plans = t.periods.outerjoin(t.subscriptions, t.subscriptions.c.id == p.subscription_id)
+            query = (
+                sa.select(p.account_id, p.subscription_id, p.start, p.end, p["items"], t.subscriptions.c.plan)
+                .select_from(plans)
+                .where(begun)
+                .order_by(p.account_id, p.start, p.subscription_id)
+            )
+            return [
+                UsedPeriod(
+                    row.account_id,
+                    row.subscription_id,
+                    row.plan or "",
+                    next((item.currency for item in read_items(row.items)), ""),
+                    row.start,
+                    row.end,
+                    used[row.account_id, row.subscription_id, row.start],
+                )
+                for row in connection.execute(query)
+            ]
+
+
+def _used_in(
+    connection: Connection, begun: sa.ColumnElement[bool], meters: Sequence[str]
+) -> dict[tuple[str, str, int], dict[str, int]]:
+    """Usage and corrections by meter, of the periods that the condition names."""
+    p, u, j = t.periods.c, t.usage.c, t.adjustments.c
+    found: dict[tuple[str, str, int], dict[str, int]] = defaultdict(dict)
+    for table, at in ((t.usage, u.bucket_start), (t.adjustments, j.used_at)):
+        # By name, so that the index that begins with account and meter leads to the times.
+        inside = (table.c.account_id == p.account_id) & table.c.meter.in_(meters) & (at >= p.start) & (at < p.end)
+        names = (p.account_id, p.subscription_id, p.start, table.c.meter)
+        query = sa.select(*names, sa.func.sum(table.c.quantity)).select_from(t.periods.join(table, inside))
+        for *key, meter, quantity in connection.execute(query.where(begun).group_by(*names)):
+            sums = found[key[0], key[1], key[2]]
+            sums[meter] = sums.get(meter, 0) + int(quantity)
+    return found
 
 
 def record_periods(connection: Connection, account_id: str, subscriptions: Sequence[Subscription]) -> None:

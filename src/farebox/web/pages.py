@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, Response
 from farebox.billing.claim import Claimed
 from farebox.domain.accounts import Checkout
 from farebox.domain.catalog import Catalog, Plan, format_minor
-from farebox.domain.rating import described_price
+from farebox.domain.words import price_in_words
 from farebox.errors import FareboxError, NotFound
 
 __all__ = ["PAGE_HEADERS", "Pages"]
@@ -71,7 +71,7 @@ class Pages:
         """A plan in one of its currencies: each line with its price, in parts where it costs by tiers."""
         rows = [] if plan.base is None else [(f"Each {plan.interval}", [format_minor(plan.base, plan.currency)])]
         for price in plan.prices:
-            parts = described_price(price, plan.currency).split("; ")
+            parts = price_in_words(price, plan.currency).split("; ")
             rows.append((self._catalog.meters[price.meter].title, parts))
         if plan.minimum:
             rows.append((f"At least, each {plan.interval}", [format_minor(plan.minimum, plan.currency)]))

@@ -247,7 +247,7 @@ def test_subscribers_keep_their_version_until_they_are_moved(tmp_path: Path) -> 
         (tmp_path / "farebox.toml").write_text(PLANS.replace('unit_amount = "1.00"', 'unit_amount = "2.00"', 1))
         dearer = load_catalog(tmp_path / "farebox.toml")
         (update,) = [change for change in plan_push(dearer, shop.provider) if change.kind != "unchanged"]
-        assert update.differences == (("price", "1.00 USD each", "2.00 USD each"),)
+        assert update.differences == (("price", "1.00 USD per unit", "2.00 USD per unit"),)
         apply_push([update], lambda _: None)
         shop.call(claimed.key, 3)
         assert report(shop, claimed).total == 300

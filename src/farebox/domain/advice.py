@@ -1,0 +1,57 @@
+"""What in a catalog may not be meant: nothing here is wrong enough to be refused."""
+
+from dataclasses import dataclass
+
+from farebox.domain.catalog import AnyPrice, Catalog, Plan, TieredPrice, format_minor
+
+__all__ = ["Advice", "advice_on"]
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Something odd at a dotted path of farebox.toml: what it means, and what to look at."""
+
+    path: str
+    message: str
+    hint: str
+
+
+def advice_on(catalog: Catalog) -> list[Advice]:
+    """All of it, in the order meters, plans, routes."""
+    priced = {price.meter for plan in catalog.plans.values() for price in plan.prices}
+    counted = {route.meter for route in catalog.routes if route.meter is not None}
+    found = [
+        Advice(f"meters.{name}", "no route and no plan uses it", "take it out, or give it a price")
+        for name in catalog.meters
+        if name not in priced | counted
+    ]
+    for plan in catalog.plans.values():
+        found += _advice_on_plan(plan)
+    found += [
+        Advice(f"routes[{i}].meter", f"no plan has a price for {route.meter!r}", "it is counted and costs nothing")
+        for i, route in enumerate(catalog.routes)
+        if route.meter is not None and route.meter not in priced
+    ]
+    return found
+
+
+def _advice_on_plan(plan: Plan) -> list[Advice]:
+    if not plan.base and all(_is_free(price) for price in plan.prices):
+        return [Advice(f"plans.{plan.name}", "every price in it is 0", "right for a free plan only")]
+    return [
+        Advice(
+            f"plans.{plan.name}.prices[{i}].tiers[{j}].unit_amount",
+            f"a unit costs {format_minor(tier.unit_amount, plan.currency)} here, more than in the tier before",
+            "usually more usage makes a unit cheaper",
+        )
+        for i, price in enumerate(plan.prices)
+        if isinstance(price, TieredPrice)
+        for j, (before, tier) in enumerate(zip(price.tiers, price.tiers[1:], strict=False), 1)
+        if 0 < before.unit_amount < tier.unit_amount
+    ]
+
+
+def _is_free(price: AnyPrice) -> bool:
+    if isinstance(price, TieredPrice):
+        return not any(tier.unit_amount or tier.flat_amount for tier in price.tiers)
+    return not price.unit_amount
