@@ -127,7 +127,8 @@ def _migrate(settings: Settings, provider: Provider, *, dry_run: bool, as_json: 
                     if not as_json:
                         end = moment(old.period.end) if old.period is not None else "the end of its period"
                         verb = "would move" if dry_run else "moves"
-                        OUT.print(f"{'migrate':<10} {old.id} of {account.id} {verb} to the newest {old.plan} at {end}")
+                        line = f"{'migrate':<10} {old.id} of {account.id} {verb} to the newest {old.plan} at {end}"
+                        OUT.print(line, highlight=False, soft_wrap=True)
             after = page[-1].id
     if not as_json and not moved:
         OUT.print("Nobody has older prices.", style="dim")

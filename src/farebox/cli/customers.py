@@ -155,7 +155,7 @@ def customers_change(
         return
     end = after.period.end if after.period is not None else 0
     coming = f", and changes to {after.next_plan} at {moment(end)}" if after.next_plan else ""
-    OUT.print(f"{after.id} of {account} has plan {after.plan}{coming}.", highlight=False)
+    OUT.print(f"{after.id} of {account} has plan {after.plan}{coming}.", highlight=False, soft_wrap=True)
 
 
 def _row(subscription: Subscription) -> dict[str, object]:

@@ -77,6 +77,8 @@ def _entry(kind: str, item: StripeObject, start: int, end: int) -> Plan:
 
 def used_by(ctx: Context, entry: Plan, customer_id: str) -> Decimal:
     """What the meter of a metered entry counts for it by now."""
+    if entry.get("fixed") is not None:  # of an item that was taken off: only what was there by then
+        return Decimal(entry["fixed"])
     meter = ctx.state.objects["billing.meter"][entry["price"]["recurring"]["meter"]]
     seen_by = ctx.now_at - ctx.sandbox.aggregation_lag_seconds
     used = aggregate(ctx.state, meter, customer_id, entry["start"], entry["end"], seen_by=seen_by)

@@ -13,7 +13,7 @@ from farebox.sandbox.core import Context
 from farebox.sandbox.discounts import discount_lines, discounts_of
 from farebox.sandbox.errors import invalid
 from farebox.sandbox.invoiceitems import new_item
-from farebox.sandbox.lines import Plan, is_metered, metered_entries
+from farebox.sandbox.lines import Plan, is_metered, metered_entries, used_by
 from farebox.sandbox.periods import period_around, short_date
 from farebox.sandbox.pricing import amount_of, share
 from farebox.sandbox.state import StripeObject
@@ -100,7 +100,8 @@ def _change_item(
     if is_metered(old) and (gone or price["id"] != old["price"]["id"]):
         if not entry.get("clear_usage", False):
             own = {**subscription, "items": {"data": [old]}}
-            change.leftovers += metered_entries(own, at)
+            for left in metered_entries(own, at):
+                change.leftovers.append({**left, "fixed": used_by(ctx, left, subscription["customer"])})
         new.pop("_billed", None)
         new["_since"] = at
     if _is_paid_ahead(subscription, old):

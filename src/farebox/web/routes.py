@@ -3,18 +3,15 @@
 Blocking work runs on threads. Links are made from the public URL only, never from the Host header.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
-from urllib.parse import parse_qsl
+from typing import Any, cast
 
 import structlog
 from fastapi import Depends, FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPBearer
-from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -31,7 +28,6 @@ from farebox.domain.catalog import Catalog
 from farebox.domain.keys import Pepper
 from farebox.errors import (
     FareboxError,
-    InputInvalid,
     KeyInvalid,
     KeyMissing,
     MethodNotAllowed,
@@ -41,7 +37,8 @@ from farebox.errors import (
 from farebox.ports import Clock, Entropy, Provider, Store
 from farebox.web import models
 from farebox.web.answers import describe_answers
-from farebox.web.limits import BODY_BYTES_MAX, WEBHOOK_BODY_BYTES_MAX, RateLimit, bounded_body
+from farebox.web.asked import asked_body, invalid_input, is_form, refuse_cross_site, wants_page
+from farebox.web.limits import WEBHOOK_BODY_BYTES_MAX, RateLimit, bounded_body
 from farebox.web.operator import Operator, add_operator_routes
 from farebox.web.pages import Pages
 from farebox.web.problems import problem_document, problem_headers
@@ -49,8 +46,6 @@ from farebox.web.problems import problem_document, problem_headers
 __all__ = ["Billing", "create_routes"]
 
 _log = structlog.get_logger("farebox.routes")
-_FORM = "application/x-www-form-urlencoded"
-_Asked = TypeVar("_Asked", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +95,7 @@ def create_routes(billing: Billing) -> FastAPI:
     _add_claim(app, billing, pages, limit)
     _add_webhook(app, billing)
     _add_account(app, billing)
+    _add_subscription(app, billing)
     _add_keys(app, billing)
     add_operator_routes(app, billing.operator)
     pages.mount(app)
@@ -114,7 +110,7 @@ def _add_error_handlers(app: FastAPI, billing: Billing, pages: Pages) -> None:
             error = FareboxError()
         elif error.internal:
             _log.warning("route_refused", path=request.url.path, code=error.code, reason=error.internal)
-        if _wants_page(request):
+        if wants_page(request):
             again = request.url.path.endswith("/claim")
             return pages.problem(error, {**problem_headers(error), **headers}, again=again)
         document = problem_document(error, pay_url=billing.plans_url)
@@ -127,7 +123,7 @@ def _add_error_handlers(app: FastAPI, billing: Billing, pages: Pages) -> None:
         return answer(request, error)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
-        return answer(request, _invalid(list(cast(RequestValidationError, error).errors())))
+        return answer(request, invalid_input(list(cast(RequestValidationError, error).errors())))
 
     async def on_http(request: Request, error: Exception) -> Response:
         refusal = cast(HTTPException, error)
@@ -164,9 +160,9 @@ def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit
     )
     async def checkout(request: Request) -> Response:
         """Begin a purchase. A form post is sent on to Stripe with 303; a valid key attaches to its own account."""
-        _refuse_cross_site(request)
+        refuse_cross_site(request)
         limit.take(_address(request))
-        asked = await _body(request, models.CheckoutRequest)
+        asked = await asked_body(request, models.CheckoutRequest)
         account = await _buyer(billing, request)
         session = await run_in_threadpool(
             begin_checkout,
@@ -183,7 +179,7 @@ def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit
             claim_url=billing.base_url + "/claim",
             plans_url=billing.plans_url,
         )
-        if _is_form(request):
+        if is_form(request):
             return RedirectResponse(session.url, 303)
         return _PrivateJSON({"id": session.id, "url": session.url}, 201)
 
@@ -204,9 +200,9 @@ def _add_claim(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit) -
     )
     async def claim(request: Request) -> Response:
         """Take the purchase's key. It is shown this once."""
-        _refuse_cross_site(request)
+        refuse_cross_site(request)
         limit.take(_address(request))
-        asked = await _body(request, models.ClaimRequest)
+        asked = await asked_body(request, models.ClaimRequest)
         taken = await run_in_threadpool(
             take_claim,
             billing.store,
@@ -217,7 +213,7 @@ def _add_claim(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit) -
             live=billing.live,
             session_id=asked.session_id,
         )
-        if _wants_page(request):
+        if wants_page(request):
             return pages.key(taken)
         body = {"key": taken.key.reveal(), "id": taken.key_id, "account": taken.account_id, "plan": taken.plan}
         return _PrivateJSON(body, 201)
@@ -254,6 +250,18 @@ def _add_account(app: FastAPI, billing: Billing) -> None:
         )
         return models.invoice_answer(invoice)
 
+    @app.post("/portal")
+    async def portal(facts: Facts = identified) -> models.UrlAnswer:
+        """A link to Stripe's billing portal: card, invoices, cancel at the period's end."""
+        asked.take(facts.account.id)
+        url = await run_in_threadpool(portal_url, billing.provider, facts.account, return_url=billing.plans_url)
+        return models.UrlAnswer(url=url)
+
+
+def _add_subscription(app: FastAPI, billing: Billing) -> None:
+    identified = _identified(billing)
+    limit = RateLimit(billing.clock)
+
     @app.get("/subscription")
     async def subscription(facts: Facts = identified) -> models.SubscriptionAnswer:
         """The account's subscription: its plan, its period, and a change to come."""
@@ -265,8 +273,8 @@ def _add_account(app: FastAPI, billing: Billing) -> None:
     @app.post("/subscription", openapi_extra=models.body_of(models.SubscriptionRequest))
     async def change(request: Request, facts: Facts = identified) -> models.SubscriptionAnswer:
         """Change the plan when the period ends, or now: what was used before is billed at the old prices."""
-        asked.take(facts.account.id)
-        wanted = await _body(request, models.SubscriptionRequest)
+        limit.take(facts.account.id)
+        wanted = await asked_body(request, models.SubscriptionRequest)
         changed = await run_in_threadpool(
             change_plan,
             billing.store,
@@ -282,16 +290,9 @@ def _add_account(app: FastAPI, billing: Billing) -> None:
     @app.delete("/subscription/change")
     async def drop(facts: Facts = identified) -> models.SubscriptionAnswer:
         """Give up a change that was to come when the period ends."""
-        asked.take(facts.account.id)
+        limit.take(facts.account.id)
         kept = await run_in_threadpool(drop_change, billing.store, billing.provider, billing.clock, facts.account)
         return models.subscription_answer(kept)
-
-    @app.post("/portal")
-    async def portal(facts: Facts = identified) -> models.UrlAnswer:
-        """A link to Stripe's billing portal: card, invoices, cancel at the period's end."""
-        asked.take(facts.account.id)
-        url = await run_in_threadpool(portal_url, billing.provider, facts.account, return_url=billing.plans_url)
-        return models.UrlAnswer(url=url)
 
 
 def _add_keys(app: FastAPI, billing: Billing) -> None:
@@ -306,7 +307,7 @@ def _add_keys(app: FastAPI, billing: Billing) -> None:
     @app.post("/keys", status_code=201, openapi_extra=models.body_of(models.KeyRequest, required=False))
     async def create(request: Request, facts: Facts = identified) -> models.KeyAnswer:
         """A further key. It is shown this once."""
-        asked = await _body(request, models.KeyRequest)
+        asked = await asked_body(request, models.KeyRequest)
         secret, row = await run_in_threadpool(
             create_key,
             billing.store,
@@ -322,7 +323,7 @@ def _add_keys(app: FastAPI, billing: Billing) -> None:
     @app.post("/keys/{id}/rotate", status_code=201, openapi_extra=models.body_of(models.RotateRequest, required=False))
     async def rotate(id: str, request: Request, facts: Facts = identified) -> models.KeyAnswer:
         """A new key in the place of an old one, which works on for the overlap."""
-        asked = await _body(request, models.RotateRequest)
+        asked = await asked_body(request, models.RotateRequest)
         secret, row = await run_in_threadpool(
             rotate_key,
             billing.store,
@@ -353,52 +354,6 @@ def _identified(billing: Billing) -> Any:
     return Depends(facts)
 
 
-async def _body(request: Request, model: type[_Asked]) -> _Asked:
-    """The body as JSON or as a form, checked. An empty body is an empty object; InputInvalid says what is wrong."""
-    raw = await bounded_body(request, BODY_BYTES_MAX)
-    try:
-        if _is_form(request):
-            found: Any = dict(parse_qsl(raw.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
-        else:
-            found = json.loads(raw.decode("utf-8")) if raw.strip() else {}
-    except (ValueError, RecursionError):
-        raise InputInvalid("The body is neither JSON nor a form.") from None
-    if not isinstance(found, dict):
-        raise InputInvalid("The body must be a JSON object.")
-    if _is_form(request) and raw.lstrip().startswith(b"{"):
-        raise InputInvalid("The body looks like JSON but came as a form. Send `Content-Type: application/json`.")
-    try:
-        return model.model_validate(found, strict=not _is_form(request))  # a form has nothing but text
-    except ValidationError as error:
-        raise _invalid(list(error.errors())) from None
-
-
-def _invalid(faults: list[Any]) -> InputInvalid:
-    # A field's name may be the sender's own, of any length.
-    said = [
-        f"{'.'.join(str(part)[:40] for part in fault['loc'][:5]) or 'body'}: {fault['msg']}" for fault in faults[:5]
-    ]
-    return InputInvalid("; ".join(said) + ".")
-
-
-def _is_form(request: Request) -> bool:
-    return _content_type(request) == _FORM
-
-
-def _is_json(request: Request) -> bool:
-    return _content_type(request) == "application/json"
-
-
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower()
-
-
-def _wants_page(request: Request) -> bool:
-    """A browser that posts a form or asks for HTML before JSON gets pages."""
-    accept = request.headers.get("accept", "")
-    return "text/html" in accept and not accept.startswith("application/json")
-
-
 async def _buyer(billing: Billing, request: Request) -> Account | None:
     """The account of the request's key, or None when it carries none. A Bearer that is no key is the seller's own."""
     try:
@@ -414,12 +369,3 @@ async def _buyer(billing: Billing, request: Request) -> Account | None:
 
 def _address(request: Request) -> str:
     return request.client.host if request.client is not None else ""
-
-
-def _refuse_cross_site(request: Request) -> None:
-    """A form on another site must not spend a buyer's click. Browsers say where a request comes from; others may not.
-
-    JSON is let through: a form cannot send it, and a script of another site needs the seller's leave (CORS).
-    """
-    if not _is_json(request) and request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise InputInvalid("This form was sent from another site. Open this page directly and try again.")

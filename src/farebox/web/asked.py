@@ -1,0 +1,71 @@
+"""What a request asks: its body as JSON or as a form, checked, and what its sender wants to see."""
+
+import json
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from farebox.errors import InputInvalid
+from farebox.web.limits import BODY_BYTES_MAX, bounded_body
+
+__all__ = ["asked_body", "invalid_input", "is_form", "refuse_cross_site", "wants_page"]
+
+_FORM: Final = "application/x-www-form-urlencoded"
+_Asked = TypeVar("_Asked", bound=BaseModel)
+
+
+async def asked_body(request: Request, model: type[_Asked]) -> _Asked:
+    """The body as JSON or as a form, checked. An empty body is an empty object; InputInvalid says what is wrong."""
+    raw = await bounded_body(request, BODY_BYTES_MAX)
+    try:
+        if is_form(request):
+            found: Any = dict(parse_qsl(raw.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
+        else:
+            found = json.loads(raw.decode("utf-8")) if raw.strip() else {}
+    except (ValueError, RecursionError):
+        raise InputInvalid("The body is neither JSON nor a form.") from None
+    if not isinstance(found, dict):
+        raise InputInvalid("The body must be a JSON object.")
+    if is_form(request) and raw.lstrip().startswith(b"{"):
+        raise InputInvalid("The body looks like JSON but came as a form. Send `Content-Type: application/json`.")
+    try:
+        return model.model_validate(found, strict=not is_form(request))  # a form has nothing but text
+    except ValidationError as error:
+        raise invalid_input(list(error.errors())) from None
+
+
+def invalid_input(faults: list[Any]) -> InputInvalid:
+    # A field's name may be the sender's own, of any length.
+    said = [
+        f"{'.'.join(str(part)[:40] for part in fault['loc'][:5]) or 'body'}: {fault['msg']}" for fault in faults[:5]
+    ]
+    return InputInvalid("; ".join(said) + ".")
+
+
+def is_form(request: Request) -> bool:
+    return _content_type(request) == _FORM
+
+
+def _is_json(request: Request) -> bool:
+    return _content_type(request) == "application/json"
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+def wants_page(request: Request) -> bool:
+    """A browser that posts a form or asks for HTML before JSON gets pages."""
+    accept = request.headers.get("accept", "")
+    return "text/html" in accept and not accept.startswith("application/json")
+
+
+def refuse_cross_site(request: Request) -> None:
+    """A form on another site must not spend a buyer's click. Browsers say where a request comes from; others may not.
+
+    JSON is let through: a form cannot send it, and a script of another site needs the seller's leave (CORS).
+    """
+    if not _is_json(request) and request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise InputInvalid("This form was sent from another site. Open this page directly and try again.")
