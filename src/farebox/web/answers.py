@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from farebox.errors import (
     AlreadySubscribed,
     BodyTooLarge,
+    ChangeRefused,
     ClaimExpired,
     ClaimTaken,
     ClaimUnknown,
@@ -30,6 +31,8 @@ from farebox.errors import (
     ProviderRejected,
     ProviderThrottled,
     ProviderUnavailable,
+    SettlementMissed,
+    SettlementUnderWay,
     SignatureInvalid,
     StoreUnavailable,
     SubscriptionMissing,
@@ -43,6 +46,7 @@ _BAD_KEY: Final[_Errors] = (KeyInvalid, KeyRevoked, KeyExpired, CredentialsConfl
 _KEY: Final[_Errors] = (KeyMissing, *_BAD_KEY)
 _STRIPE: Final[_Errors] = (ProviderForbidden, ProviderRejected, ProviderThrottled, ProviderUnavailable)
 _BODY: Final[_Errors] = (BodyTooLarge, InputInvalid)
+_CHANGE: Final[_Errors] = (SubscriptionMissing, ChangeRefused, TooManyRequests, *_STRIPE)
 
 REFUSALS: Final[Mapping[tuple[str, str], _Errors]] = {
     ("post", "/checkout"): (*_BAD_KEY, *_BODY, PlanUnknown, AlreadySubscribed, TooManyRequests, *_STRIPE),
@@ -53,6 +57,9 @@ REFUSALS: Final[Mapping[tuple[str, str], _Errors]] = {
     ("post", "/webhook"): (SignatureInvalid, BodyTooLarge, StoreUnavailable),
     ("get", "/usage"): (*_KEY, SubscriptionMissing),
     ("get", "/invoices/upcoming"): (*_KEY, SubscriptionMissing, NotFound, TooManyRequests, *_STRIPE),
+    ("get", "/subscription"): (*_KEY, SubscriptionMissing),
+    ("post", "/subscription"): (*_KEY, *_BODY, *_CHANGE, PlanUnknown, SettlementMissed, SettlementUnderWay),
+    ("delete", "/subscription/change"): (*_KEY, *_CHANGE),
     ("post", "/portal"): (*_KEY, CustomerMissing, TooManyRequests, *_STRIPE),
     ("get", "/keys"): _KEY,
     ("post", "/keys"): (*_KEY, *_BODY),

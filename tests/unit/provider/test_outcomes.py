@@ -309,9 +309,12 @@ def test_all_items_of_a_long_subscription_are_read(script: Script, provider: Str
             "id": f"price_{number}",
             "metadata": {"farebox_meter": f"m{number}", "farebox_plan": "big"},
             "unit_amount_decimal": "1.5",
+            "billing_scheme": "per_unit",
+            "transform_quantity": None,
             "currency": "usd",
         }
-        return {"id": f"si_{number}", "price": price, "current_period_start": 10, "current_period_end": 20}
+        period = {"created": 10, "current_period_start": 10, "current_period_end": 20}
+        return {"id": f"si_{number}", "price": price, **period}
 
     def listed(data: list[Any], *, more: bool = False) -> dict[str, Any]:
         return {"object": "list", "data": data, "has_more": more, "url": "/v1/x"}

@@ -187,7 +187,15 @@ def test_usage_and_upcoming(shop: Shop) -> None:
     usage = shop.client.get("/billing/usage", headers=bearer(claimed.key))
     assert usage.headers["cache-control"] == "no-store"
     assert usage.json()["meters"] == [
-        {"meter": "calls", "quantity": 25, "calls": 25, "unit_amount": "100", "amount": 2500, "limit": None}
+        {
+            "meter": "calls",
+            "quantity": 25,
+            "calls": 25,
+            "unit_amount": "100",
+            "price": "1.00 USD per unit",
+            "amount": 2500,
+            "limit": None,
+        }
     ]
     assert (usage.json()["total"], usage.json()["total_text"]) == (2500, "25.00 USD")
     shop.clock.pass_seconds(60)
