@@ -20,18 +20,21 @@ from farebox.domain.accounts import boundaries_of
 from farebox.domain.usage import Increment, bucket_start, checked_quantity
 from farebox.errors import AccountSettling, AccountUnknown, InputInvalid, MeterUnknown, StoreError, StoreUnusable
 from farebox.metering.gate import Gate
+from farebox.metering.parking import Parking
 from farebox.metering.presence import Presence
 from farebox.metering.recorder import Recorder
 from farebox.metering.reporter import Reporter
 from farebox.metering.sealer import Sealer
 from farebox.metering.settlement import Settlement
 from farebox.metering.spool import Spooler
+from farebox.metering.tails import Tails
 from farebox.metrics import registry_of
 from farebox.ports import Clock, Entropy, Provider, SpoolFolder, Store
 from farebox.store.spool import FileSpoolFolder
 from farebox.store.sql import SqlStore
 from farebox.system import FollowingClock, SystemClock, SystemEntropy, calm_collector
 from farebox.web.calls import RouteTable
+from farebox.web.measured import Metering
 from farebox.web.middleware import Edge
 from farebox.web.operator import Operator, Readiness
 from farebox.web.routes import Billing, create_routes
@@ -157,6 +160,8 @@ class Runtime:
         self.recorder = Recorder(
             store, clock, entropy, self._writer_thread, self.spooler, process_id=lambda: self.presence.id
         )
+        parking = Parking()
+        self.metering = Metering(self.recorder, Tails(self.recorder, parking), parking, clock)
         self.background = Background(
             settings, store, adapters.provider, clock, entropy, self.gate, self.presence, self.spooler
         )
@@ -166,6 +171,7 @@ class Runtime:
             gate=self.gate,
             recorder=self.recorder,
             table=RouteTable(settings.catalog.routes, public_paths),
+            metering=self.metering,
             meters=settings.catalog.meters,
             credentials=settings.credentials,
             prefix=settings.prefix,
@@ -188,7 +194,8 @@ class Runtime:
         _log.info("started", ledger=self.adapters.store.ledger().id, mode="live" if self.settings.live else "test")
 
     async def stop(self) -> None:
-        """Commit what waits, stop the loops, seal and report what is left within a bound, close the ledger."""
+        """Settle and commit what waits, stop the loops, seal and report what is left within a bound, close all."""
+        await self.metering.tails.close()
         await self.recorder.close()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._finish)
@@ -290,6 +297,7 @@ class Runtime:
             self.recorder,
             self.reporter,
             self.background.reconciler,
+            self.metering.parking,
             self.spooler,
         )
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from farebox.configroutes import RouteModel, route_faults, route_of
 from farebox.domain.catalog import (
     CURRENCIES,
     AnyPrice,
@@ -14,17 +15,14 @@ from farebox.domain.catalog import (
     PackagePrice,
     Plan,
     Price,
-    Route,
     Tier,
     TieredPrice,
     minor_units,
 )
-from farebox.domain.usage import QUANTITY_MAX
 from farebox.errors import ConfigError
 
 __all__ = [
     "GRACE_DAYS_MAX",
-    "MATCH_CHARACTERS_MAX",
     "METER_EVENTS_PER_SECOND_MAX",
     "RECONCILE_READS_MAX",
     "ROUTES_MAX",
@@ -43,12 +41,10 @@ SPOOL_SECONDS_MAX: Final = 86_400
 ROUTES_MAX: Final = 1_000
 METER_EVENTS_PER_SECOND_MAX: Final = 10_000
 STREAM_REQUESTS_PER_SECOND_MAX: Final = 1_000
-MATCH_CHARACTERS_MAX: Final = 256  # the ledger keeps it with what was used
 _ITEMS_MAX: Final = 20  # of a subscription at Stripe, the base fee among them
 _TIERS_MAX: Final = 100
 _UNITS_MAX: Final = 10**15  # of a tier or a package
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_MATCH: Final = re.compile(r"(\*|[A-Z]{3,10}) (/\S*)")
 _PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _CREDENTIAL: Final = re.compile(r"bearer|x-api-key|query:[A-Za-z0-9_-]{1,40}")
 
@@ -178,27 +174,6 @@ class _Plan(_Table):
         return value
 
 
-class _Route(_Table):
-    match: str = Field(max_length=MATCH_CHARACTERS_MAX)
-    access: Literal["key", "public"] = "key"
-    meter: str | None = None
-    quantity: Annotated[int, BeforeValidator(_whole)] | None = Field(default=None, ge=0, le=QUANTITY_MAX)
-
-    @field_validator("match")
-    @classmethod
-    def _check_match(cls, value: str) -> str:
-        found = _MATCH.fullmatch(value)
-        if found is None:
-            raise ValueError(f'{value!r} must be a method and a path, like "GET /api" or "* /files/**"')
-        if found[1] == "HEAD":
-            raise ValueError("HEAD follows GET's rule; write GET")
-        if "?" in found[2] or "#" in found[2]:
-            raise ValueError(f"{value!r}: a path is matched without its query; leave ? and # out")
-        if "**" in found[2][:-3] or ("*" in found[2] and not found[2].endswith("/**")):
-            raise ValueError(f"{value!r}: a star may stand only at the end of the path, as /**")
-        return value
-
-
 class FileModel(_Table):
     """farebox.toml, whole."""
 
@@ -209,7 +184,7 @@ class FileModel(_Table):
     ledger: _Ledger = _Ledger()
     meters: dict[str, _Meter] = Field(default_factory=dict, max_length=100)
     plans: dict[str, _Plan] = Field(default_factory=dict, max_length=100)
-    routes: list[_Route] = Field(default_factory=list, max_length=ROUTES_MAX)
+    routes: list[RouteModel] = Field(default_factory=list, max_length=ROUTES_MAX)
 
 
 def explain(error: ValidationError) -> list[str]:
@@ -224,7 +199,7 @@ def catalog_of(model: FileModel, source: str) -> Catalog:
     if faults:
         raise ConfigError("\n".join(f"{source}: {fault}" for fault in faults))
     meters = {n: Meter(name=n, title=m.title, event_name=m.event_name or n) for n, m in model.meters.items()}
-    return Catalog(meters=meters, plans=plans, routes=tuple(_route(route) for route in model.routes))
+    return Catalog(meters=meters, plans=plans, routes=tuple(route_of(route) for route in model.routes))
 
 
 def _name_faults(model: FileModel) -> list[str]:
@@ -255,13 +230,7 @@ def _meter_faults(model: FileModel) -> list[str]:
                 faults.append(f"{where}: the plan already has a price for {price.meter!r}")
             seen.add(price.meter)
     for i, route in enumerate(model.routes):
-        where = f"routes[{i}]"
-        if route.access == "public" and (route.meter is not None or route.quantity is not None):
-            faults.append(f"{where}: a public route cannot have a meter or a quantity")
-        elif route.quantity is not None and route.meter is None:
-            faults.append(f"{where}.quantity: it needs a meter beside it")
-        elif route.meter is not None and route.meter not in model.meters:
-            faults.append(f"{where}.meter: there is no meter {route.meter!r} (known: {known})")
+        faults += route_faults(route, f"routes[{i}]", model.meters)
     return faults
 
 
@@ -335,12 +304,6 @@ def _exact(amount: str, currency: str, where: str, faults: list[str]) -> Decimal
     except ValueError as error:
         faults.append(f"{where}: {error}")
         return Decimal(0)
-
-
-def _route(route: _Route) -> Route:
-    method, path = route.match.split(" ", 1)
-    quantity = (1 if route.quantity is None else route.quantity) if route.meter is not None else 0
-    return Route(method=method, path=path, public=route.access == "public", meter=route.meter, quantity=quantity)
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

@@ -11,17 +11,19 @@ from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
+from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from farebox.app import Adapters, Runtime
 from farebox.config import Settings, load_settings
 from farebox.domain.accounts import Account
 from farebox.domain.catalog import Route
+from farebox.domain.measures import Fault, judged
 from farebox.domain.usage import checked_quantity
-from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted
+from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted, QuantityInvalid
 from farebox.logs import log_through_logging
 from farebox.web.calls import SCOPE_KEY, Call, current_call
-from farebox.web.collisions import AppRoute, collisions, free_but_priced, unpriced
+from farebox.web.collisions import AppRoute, collisions, free_but_priced, measured_sockets, unpriced
 from farebox.web.middleware import Edge, PaidCalls
 from farebox.web.openapi import add_key_to_openapi
 
@@ -108,9 +110,22 @@ class Farebox:
     def charge(self, meter: str, quantity: int) -> None:
         """Add to what this call costs, before its answer begins.
 
-        ChargeTooLate after that, ChargeOutsideCall without a paid call, MeterUnknown, QuantityInvalid.
+        ChargeTooLate after that, ChargeOutsideCall without a paid call, MeterUnknown. A quantity that is none adds
+        nothing and is said in the log and the metrics: the work is done, and its answer goes out.
         """
-        current_call().charge(meter, quantity)
+        call = current_call()
+        try:
+            call.charge(meter, quantity)
+        except QuantityInvalid:
+            fault = judged(quantity)
+            self._running().metering.parking.park(
+                call.grant.account.id,
+                call.operation,
+                meter,
+                fault if isinstance(fault, Fault) else Fault.TOO_LARGE,
+                quantity,
+                "charge",
+            )
 
     async def record(self, account_id: str, meter: str, quantity: int, *, id: str) -> None:
         """Record usage from outside a request, once for each `id`; returns when it is durable.
@@ -158,7 +173,14 @@ class Farebox:
             return []
         contexts = iter_route_contexts(self._app.router.routes)
         return [
-            AppRoute(c.path, frozenset(c.methods or ()), c.name or "", c.endpoint, priced=self._has_price(c))
+            AppRoute(
+                c.path,
+                frozenset(c.methods or ()),
+                c.name or "",
+                c.endpoint,
+                priced=self._has_price(c),
+                socket=isinstance(c.original_route, WebSocketRoute),
+            )
             for c in contexts
             if c.path is not None
         ]
@@ -184,6 +206,11 @@ class Farebox:
         for route in free_but_priced(routes, settings.catalog.routes):
             raise ConfigError(
                 f"{settings.path} makes {route} public, but its code has a farebox.price. Remove one of the two."
+            )
+        for path, rule in measured_sockets(routes, settings.catalog.routes):
+            raise ConfigError(
+                f"{path} is a websocket, which can be charged with fixed quantities only, but {settings.path} takes a "
+                f'quantity of {rule!r} "from" an answer. Give the websocket a rule of its own before that one.'
             )
         for ours, theirs in collisions(routes, settings.prefix):
             raise ConfigError(

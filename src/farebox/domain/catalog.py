@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from typing import Final
 
+from farebox.domain.measures import Terms
 from farebox.domain.money import money_context
 from farebox.errors import ConfigError
 
@@ -134,7 +135,7 @@ class Plan:
 class Route:
     """A rule for calls: `method` may be "*", `path` may end in "/**" and hold "{name}" segments.
 
-    Public, or priced by meter.
+    Public, or priced by one meter and a fixed quantity, or by its terms as well.
     """
 
     method: str
@@ -142,6 +143,7 @@ class Route:
     public: bool
     meter: str | None = None
     quantity: int = 0
+    terms: Terms | None = None
 
     @property
     def match(self) -> str:
