@@ -598,7 +598,7 @@ def test_a_tail_outlives_a_lost_store(shop: Shop, monkeypatch: pytest.MonkeyPatc
             if landed is None:
                 shop.store.close_writer(batch.writer)
             raise StoreUnavailable(internal="cut off")
-        if len(lost) < 3 and lost:
+        if len(lost) < 5 and lost:
             lost.append(batch)
             raise StoreUnavailable(internal="still away")
         commit(batch)
@@ -606,7 +606,7 @@ def test_a_tail_outlives_a_lost_store(shop: Shop, monkeypatch: pytest.MonkeyPatc
     outcome = shop.store.batch_landed
 
     def away(batch: Any) -> bool:
-        if len(lost) < 3:
+        if len(lost) < 5:
             lost.append(batch)
             raise StoreUnavailable(internal="still away")
         return outcome(batch)
