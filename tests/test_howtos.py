@@ -10,7 +10,7 @@ import pytest
 from tests.test_house import ROOT
 
 HOW_TO: Final = ROOT / "docs" / "how-to"
-PAGES: Final = ("charge-by-what-a-call-used.md",)
+PAGES: Final = ("charge-by-what-a-call-used.md", "record-usage-from-jobs.md")
 SECONDS_MAX: Final = 100
 
 

@@ -3,6 +3,7 @@
 Reads nothing until the application's lifespan starts; refuses to start rather than serve with a mistake in it.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from farebox.config import Settings, load_settings
 from farebox.domain.accounts import Account
 from farebox.domain.catalog import Route
 from farebox.domain.measures import Fault, judged
-from farebox.domain.usage import checked_quantity
+from farebox.domain.usage import Recorded, UsageEvent, checked_quantity
 from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted, QuantityInvalid
 from farebox.logs import log_through_logging
 from farebox.web.calls import SCOPE_KEY, Call, current_call
@@ -127,12 +128,20 @@ class Farebox:
                 "charge",
             )
 
-    async def record(self, account_id: str, meter: str, quantity: int, *, id: str) -> None:
-        """Record usage from outside a request, once for each `id`; returns when it is durable.
+    async def record(self, account_id: str, meter: str, quantity: int, *, id: str, at: int | None = None) -> None:
+        """Record usage from outside a request, once for each `id`; returns when it is durable. `at` is when it was
+        used, in Unix seconds, up to 34 days ago; now, if it is left out.
 
         AccountUnknown, MeterUnknown, QuantityInvalid, RecordConflict (the id has other values), StoreError, NotStarted.
         """
-        await self._running().record(account_id, meter, quantity, record_id=id)
+        await self._running().record(account_id, meter, quantity, record_id=id, at=at)
+
+    async def record_many(self, events: Iterable[UsageEvent]) -> list[Recorded]:
+        """Record many at once; returns when all that can be are durable, with what became of each, in their order.
+
+        A bad one is rejected and costs the others nothing. StoreError: repeat them all, none counts twice. NotStarted.
+        """
+        return await self._running().records.record_many(list(events))
 
     @property
     def edge(self) -> Edge | None:

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from tests.shop import CATALOG, Shop, bearer
 
 from farebox import Farebox, QuantityInvalid, RecordConflict
-from farebox.app import RECORD_ID_CHARACTERS_MAX
 from farebox.domain.catalog import Route
 from farebox.domain.usage import QUANTITY_MAX
 from farebox.errors import AccountUnknown, InputInvalid
+from farebox.metering.records import RECORD_ID_CHARACTERS_MAX
 from farebox.testing import BuyerClient, Kit
 from farebox.web.calls import RouteTable
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from farebox.errors import (
+    AccountSettling,
     AlreadySubscribed,
     BodyTooLarge,
     ClaimExpired,
@@ -32,6 +33,7 @@ from farebox.errors import (
     ProviderUnavailable,
     SignatureInvalid,
     StoreUnavailable,
+    SubscriptionInactive,
     SubscriptionMissing,
     TooManyRequests,
 )
@@ -54,6 +56,10 @@ REFUSALS: Final[Mapping[tuple[str, str], _Errors]] = {
     ("get", "/usage"): (*_KEY, SubscriptionMissing),
     ("get", "/invoices/upcoming"): (*_KEY, SubscriptionMissing, NotFound, TooManyRequests, *_STRIPE),
     ("post", "/portal"): (*_KEY, CustomerMissing, TooManyRequests, *_STRIPE),
+    ("post", "/events"): (
+        *(*_KEY, *_BODY, SubscriptionMissing, SubscriptionInactive),
+        *(AccountSettling, TooManyRequests),
+    ),
     ("get", "/keys"): _KEY,
     ("post", "/keys"): (*_KEY, *_BODY),
     ("post", "/keys/{id}/rotate"): (*_KEY, *_BODY, NotFound),

@@ -24,6 +24,7 @@ BILLING_ROUTES: Final = (
     ("POST", "/keys/{id}/rotate"),
     ("DELETE", "/keys/{id}"),
     ("POST", "/portal"),
+    ("POST", "/events"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/metrics"),

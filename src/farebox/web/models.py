@@ -1,6 +1,6 @@
 """What the routes take and answer, as OpenAPI shows it. Amounts in minor units as integers, exact prices as strings."""
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,8 @@ __all__ = [
     "CheckoutAnswer",
     "CheckoutRequest",
     "ClaimRequest",
+    "EventResult",
+    "EventsAnswer",
     "InvoiceAnswer",
     "InvoiceLine",
     "KeyAnswer",
@@ -105,6 +107,17 @@ class KeysAnswer(BaseModel):
 class WebhookAnswer(BaseModel):
     received: bool
     stored: bool
+
+
+class EventResult(BaseModel):
+    id: str | None = Field(description="The event's own, or null when it has none that can be shown")
+    status: Literal["recorded", "duplicate", "rejected"]
+    code: str | None = Field(default=None, description="Why it was rejected")
+    detail: str | None = None
+
+
+class EventsAnswer(BaseModel):
+    results: list[EventResult] = Field(description="One for each event, in their order")
 
 
 class UrlAnswer(BaseModel):

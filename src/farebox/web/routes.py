@@ -40,6 +40,7 @@ from farebox.errors import (
 from farebox.ports import Clock, Entropy, Provider, Store
 from farebox.web import models
 from farebox.web.answers import describe_answers
+from farebox.web.events import Events, add_event_routes
 from farebox.web.limits import BODY_BYTES_MAX, WEBHOOK_BODY_BYTES_MAX, RateLimit, bounded_body
 from farebox.web.operator import Operator, add_operator_routes
 from farebox.web.pages import Pages
@@ -69,6 +70,7 @@ class Billing:
     identify: Callable[[Request], Awaitable[Facts]]
     receive: Callable[[bytes, str], Receipt]
     operator: Operator
+    events: Events
 
     @property
     def base_url(self) -> str:
@@ -99,6 +101,7 @@ def create_routes(billing: Billing) -> FastAPI:
     _add_webhook(app, billing)
     _add_account(app, billing)
     _add_keys(app, billing)
+    add_event_routes(app, billing.events)
     add_operator_routes(app, billing.operator)
     pages.mount(app)
     describe_answers(app)
