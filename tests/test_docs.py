@@ -41,10 +41,15 @@ def test_every_error_code_has_its_row() -> None:
 def test_every_metric_has_its_row(shop: Shop) -> None:
     """Each metric of a running Farebox is explained, and none that it does not show."""
     registry = registry_of(
-        shop.store, shop.clock, shop.runtime.recorder, shop.runtime.reporter, shop.runtime.background.reconciler
+        shop.store,
+        shop.clock,
+        shop.runtime.recorder,
+        shop.runtime.reporter,
+        shop.runtime.background.reconciler,
+        shop.runtime.metering.parking,
     )
     shown = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
-    rows = set(re.findall(r"^\| `(farebox_[a-z_]+)(?:\{[a-z]+\})?` \|", page("metrics.md"), re.MULTILINE))
+    rows = set(re.findall(r"^\| `(farebox_[a-z_]+)(?:\{[a-z,]+\})?` \|", page("metrics.md"), re.MULTILINE))
     assert rows == shown
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from farebox.domain.accounts import Account
+    from farebox.domain.usage import UsageEvent
     from farebox.errors import (
         AccountUnknown,
         ChargeOutsideCall,
@@ -34,6 +35,7 @@ __all__ = [
     "RecordConflict",
     "StoreError",
     "UsageError",
+    "UsageEvent",
 ]
 
 
@@ -41,6 +43,11 @@ def __getattr__(name: str) -> Any:
     """Load a name when it is first asked for: the local Stripe, which lives in here too, needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = {"Account": "farebox.domain.accounts", "Farebox": "farebox.protect"}.get(name, "farebox.errors")
+    homes = {
+        "Account": "farebox.domain.accounts",
+        "Farebox": "farebox.protect",
+        "UsageEvent": "farebox.domain.usage",
+    }
+    home = homes.get(name, "farebox.errors")
     found = globals()[name] = getattr(import_module(home), name)
     return found

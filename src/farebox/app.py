@@ -15,30 +15,34 @@ from fastapi import Request
 from farebox.background import Background, follow
 from farebox.billing.inbox import Receipt, receive
 from farebox.config import Settings
-from farebox.domain.access import Facts
-from farebox.domain.accounts import boundaries_of
-from farebox.domain.usage import Increment, bucket_start, checked_quantity
-from farebox.errors import AccountSettling, AccountUnknown, InputInvalid, MeterUnknown, StoreError, StoreUnusable
+from farebox.domain.access import Facts, Grant
+from farebox.domain.usage import UsageEvent
+from farebox.errors import StoreError, StoreUnusable
 from farebox.metering.gate import Gate
+from farebox.metering.parking import Parking
 from farebox.metering.presence import Presence
 from farebox.metering.recorder import Recorder
+from farebox.metering.records import Records
 from farebox.metering.reporter import Reporter
 from farebox.metering.sealer import Sealer
 from farebox.metering.settlement import Settlement
 from farebox.metering.spool import Spooler
+from farebox.metering.tails import Tails
 from farebox.metrics import registry_of
 from farebox.ports import Clock, Entropy, Provider, SpoolFolder, Store
 from farebox.store.spool import FileSpoolFolder
 from farebox.store.sql import SqlStore
 from farebox.system import FollowingClock, SystemClock, SystemEntropy, calm_collector
 from farebox.web.calls import RouteTable
+from farebox.web.events import Events
+from farebox.web.limits import RateLimit
+from farebox.web.measured import Metering
 from farebox.web.middleware import Edge
 from farebox.web.operator import Operator, Readiness
 from farebox.web.routes import Billing, create_routes
 
 __all__ = [
     "READER_THREADS_MAX",
-    "RECORD_ID_CHARACTERS_MAX",
     "Adapters",
     "Runtime",
     "Transport",
@@ -50,7 +54,6 @@ __all__ = [
 ]
 
 READER_THREADS_MAX: Final = 4
-RECORD_ID_CHARACTERS_MAX: Final = 200
 _OFFSET_SECONDS_MAX: Final = 2
 
 _log = structlog.get_logger("farebox")
@@ -163,6 +166,11 @@ class Runtime:
         self.recorder = Recorder(
             store, clock, entropy, self._writer_thread, self.spooler, process_id=lambda: self.presence.id
         )
+        parking = Parking()
+        self.metering = Metering(self.recorder, Tails(self.recorder, parking), parking, clock)
+        self.records = Records(
+            store, self.recorder, clock, settings.catalog.meters, self.gate.admissions, self._readers
+        )
         self.background = Background(
             settings, store, adapters.provider, clock, entropy, self.gate, self.presence, self.spooler
         )
@@ -172,6 +180,7 @@ class Runtime:
             gate=self.gate,
             recorder=self.recorder,
             table=RouteTable(settings.catalog.routes, public_paths),
+            metering=self.metering,
             meters=settings.catalog.meters,
             credentials=settings.credentials,
             prefix=settings.prefix,
@@ -194,43 +203,19 @@ class Runtime:
         _log.info("started", ledger=self.adapters.store.ledger().id, mode="live" if self.settings.live else "test")
 
     async def stop(self) -> None:
-        """Commit what waits, stop the loops, seal and report what is left within a bound, close the ledger."""
+        """Settle and commit what waits, stop the loops, seal and report what is left within a bound, close all."""
+        await self.metering.tails.close()
         await self.recorder.close()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._finish)
         for executor in (self._writer_thread, self._readers):
             executor.shutdown(wait=True)
 
-    async def record(self, account_id: str, meter: str, quantity: int, *, record_id: str) -> None:
+    async def record(
+        self, account_id: str, meter: str, quantity: int, *, record_id: str, at: int | None = None
+    ) -> None:
         """Usage from outside a request, once for each id, durable on return."""
-        if meter not in self.settings.catalog.meters:
-            known = ", ".join(sorted(self.settings.catalog.meters)) or "none"
-            raise MeterUnknown(f"There is no meter {meter!r} (known: {known}).")
-        counted = checked_quantity(quantity, meter)
-        # What a database cannot keep must be refused here: there it would look like a lost ledger, and stop everybody.
-        plain = isinstance(record_id, str) and record_id.isprintable() and record_id.strip()
-        if not plain or len(record_id) > RECORD_ID_CHARACTERS_MAX:
-            raise InputInvalid(f"A record's id is plain text of 1 to {RECORD_ID_CHARACTERS_MAX} characters.")
-        admission = self.gate.admissions.enter()
-        try:
-            await self._record(account_id, meter, counted, record_id)
-        finally:
-            admission.leave()
-
-    async def _record(self, account_id: str, meter: str, counted: int, record_id: str) -> None:
-        store = self.adapters.store
-        loop = asyncio.get_running_loop()
-        if await loop.run_in_executor(self._readers, store.account, account_id) is None:
-            raise AccountUnknown(f"There is no account {account_id!r}.")
-        held_until = await loop.run_in_executor(self._readers, store.held_until, account_id)
-        if held_until is not None and self.adapters.clock.now_at() < held_until:
-            raise AccountSettling(
-                f"The subscription of {account_id} is being changed. Record it again in a few seconds."
-            )
-        subscriptions = await loop.run_in_executor(self._readers, store.subscriptions, account_id)
-        at = self.recorder.now_at()
-        start = bucket_start(at, boundaries_of(subscriptions))
-        await self.recorder.record([Increment(account_id, meter, "", "record", start, counted, 1, at, record_id)])
+        await self.records.record(UsageEvent(account_id, meter, quantity, record_id, at))
 
     def _open(self) -> None:
         adapters = self.adapters
@@ -296,11 +281,21 @@ class Runtime:
             self.recorder,
             self.reporter,
             self.background.reconciler,
+            self.metering.parking,
             self.spooler,
         )
 
         async def identify(request: Request) -> Facts:
             return await self.edge.identify_holder(request.scope)
+
+        async def entitle(request: Request) -> Facts:
+            facts = await identify(request)
+            decision = self.gate.decide(facts)
+            if isinstance(decision, Grant):
+                return facts
+            raise decision
+
+        operator = Operator(self._ready, registry, settings.admin_token)
 
         return Billing(
             store=adapters.store,
@@ -316,7 +311,8 @@ class Runtime:
             identify=identify,
             receive=self.receive,
             settle=_settlement(settings, adapters).run,
-            operator=Operator(self._ready, registry, settings.admin_token),
+            operator=operator,
+            events=Events(entitle, operator, self.records.record_many, RateLimit(adapters.clock)),
         )
 
     def receive(self, body: bytes, signature: str) -> Receipt:

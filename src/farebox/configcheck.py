@@ -15,8 +15,9 @@ from typing import Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from farebox.configfile import FileModel, near, read_catalog
+from farebox.configfile import FileModel, read_catalog
 from farebox.configschema import about_setting
+from farebox.configtable import near
 from farebox.domain.catalog import Catalog
 from farebox.errors import ConfigError
 from farebox.tomlplaces import Path, Place, places_of

@@ -1,23 +1,20 @@
 """The form of farebox.toml: what may stand in it, and how what is wrong is said, by its dotted path."""
 
 import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator
 
-from farebox.configplans import AmountsTable, PlanTable, Table, Whole, key_faults, plan_of
+from farebox.configplans import AmountsTable, PlanTable, key_faults, plan_of
+from farebox.configroutes import RouteTable, route_faults, route_of
+from farebox.configtable import Table, Whole, unknown_meter
 from farebox.domain.catalog import (
     Catalog,
     Meter,
-    Route,
 )
-from farebox.domain.usage import QUANTITY_MAX
 
 __all__ = [
     "GRACE_DAYS_MAX",
-    "MATCH_CHARACTERS_MAX",
     "METER_EVENTS_PER_SECOND_MAX",
     "RECONCILE_READS_MAX",
     "ROUTES_MAX",
@@ -25,7 +22,6 @@ __all__ = [
     "SPOOL_SECONDS_MAX",
     "STREAM_REQUESTS_PER_SECOND_MAX",
     "FileModel",
-    "near",
     "read_catalog",
 ]
 
@@ -36,10 +32,7 @@ SPOOL_SECONDS_MAX: Final = 86_400
 ROUTES_MAX: Final = 1_000
 METER_EVENTS_PER_SECOND_MAX: Final = 10_000
 STREAM_REQUESTS_PER_SECOND_MAX: Final = 1_000
-MATCH_CHARACTERS_MAX: Final = 256  # the ledger keeps it with what was used
-_NEAR_CHARACTERS: Final = 60  # of a name that is compared with those that are known
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_MATCH: Final = re.compile(r"(\*|[A-Z]{3,10}) (/\S*)")
 _PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _CREDENTIAL: Final = re.compile(r"bearer|x-api-key|query:[A-Za-z0-9_-]{1,40}")
 
@@ -96,27 +89,6 @@ class _Meter(Table):
     event_name: str | None = Field(default=None, min_length=1, max_length=100)
 
 
-class _Route(Table):
-    match: str = Field(max_length=MATCH_CHARACTERS_MAX, json_schema_extra={"pattern": f"^{_MATCH.pattern}$"})
-    access: Literal["key", "public"] = "key"
-    meter: str | None = None
-    quantity: Whole | None = Field(default=None, ge=0, le=QUANTITY_MAX)
-
-    @field_validator("match")
-    @classmethod
-    def _check_match(cls, value: str) -> str:
-        found = _MATCH.fullmatch(value)
-        if found is None:
-            raise ValueError(f'{value!r} must be a method and a path, like "GET /api" or "* /files/**"')
-        if found[1] == "HEAD":
-            raise ValueError("HEAD follows GET's rule; write GET")
-        if "?" in found[2] or "#" in found[2]:
-            raise ValueError(f"{value!r}: a path is matched without its query; leave ? and # out")
-        if "**" in found[2][:-3] or ("*" in found[2] and not found[2].endswith("/**")):
-            raise ValueError(f"{value!r}: a star may stand only at the end of the path, as /**")
-        return value
-
-
 class FileModel(Table):
     """farebox.toml, whole."""
 
@@ -127,7 +99,7 @@ class FileModel(Table):
     ledger: _Ledger = _Ledger()
     meters: dict[str, _Meter] = Field(default_factory=dict, max_length=100, json_schema_extra=_NAMES)
     plans: dict[str, PlanTable] = Field(default_factory=dict, max_length=100, json_schema_extra=_NAMES)
-    routes: list[_Route] = Field(default_factory=list, max_length=ROUTES_MAX)
+    routes: list[RouteTable] = Field(default_factory=list, max_length=ROUTES_MAX)
 
 
 def read_catalog(model: FileModel) -> tuple[Catalog, list[str]]:
@@ -137,13 +109,7 @@ def read_catalog(model: FileModel) -> tuple[Catalog, list[str]]:
     plans = {name: plan_of(name, plan, faults) for name, plan in model.plans.items()}
     faults += key_faults(plans)
     meters = {n: Meter(name=n, title=m.title, event_name=m.event_name or n) for n, m in model.meters.items()}
-    return Catalog(meters=meters, plans=plans, routes=tuple(_route(route) for route in model.routes)), faults
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that may have been meant; "" when none is like it."""
-    found = get_close_matches(name[:_NEAR_CHARACTERS], known, n=1)
-    return f'; did you mean "{found[0]}"?' if found else ""
+    return Catalog(meters=meters, plans=plans, routes=tuple(route_of(route) for route in model.routes)), faults
 
 
 def _priced(model: FileModel) -> list[tuple[str, AmountsTable]]:
@@ -180,27 +146,10 @@ def _meter_faults(model: FileModel) -> list[str]:
         for i, price in enumerate(amounts.prices):
             where = f"{path}.prices[{i}].meter"
             if price.meter not in model.meters:
-                faults.append(f"{where}: {_unknown(price.meter, model)}")
+                faults.append(f"{where}: {unknown_meter(price.meter, model.meters)}")
             elif price.meter in seen:
                 faults.append(f"{where}: the plan already has a price for {price.meter!r}")
             seen.add(price.meter)
     for i, route in enumerate(model.routes):
-        where = f"routes[{i}]"
-        if route.access == "public" and (route.meter is not None or route.quantity is not None):
-            faults.append(f"{where}: a public route cannot have a meter or a quantity")
-        elif route.quantity is not None and route.meter is None:
-            faults.append(f"{where}.quantity: it needs a meter beside it")
-        elif route.meter is not None and route.meter not in model.meters:
-            faults.append(f"{where}.meter: {_unknown(route.meter, model)}")
+        faults += route_faults(route, f"routes[{i}]", model.meters)
     return faults
-
-
-def _unknown(meter: str, model: FileModel) -> str:
-    known = ", ".join(sorted(model.meters)) or "none"
-    return f"there is no meter {meter!r} (known: {known}){near(meter, model.meters)}"
-
-
-def _route(route: _Route) -> Route:
-    method, path = route.match.split(" ", 1)
-    quantity = (1 if route.quantity is None else route.quantity) if route.meter is not None else 0
-    return Route(method=method, path=path, public=route.access == "public", meter=route.meter, quantity=quantity)

@@ -4,8 +4,9 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
+from farebox.configtable import Table, Whole
 from farebox.domain.catalog import (
     CURRENCIES,
     AnyPrice,
@@ -17,7 +18,7 @@ from farebox.domain.catalog import (
     minor_units,
 )
 
-__all__ = ["TRIAL_DAYS_MAX", "AmountsTable", "PlanTable", "Table", "Whole", "key_faults", "plan_of"]
+__all__ = ["TRIAL_DAYS_MAX", "AmountsTable", "PlanTable", "key_faults", "plan_of"]
 
 TRIAL_DAYS_MAX: Final = 730  # as Stripe takes them
 _ITEMS_MAX: Final = 20  # of a subscription at Stripe, the base fee among them
@@ -25,23 +26,11 @@ _TIERS_MAX: Final = 100
 _UNITS_MAX: Final = 10**15  # of a tier or a package
 
 
-class Table(BaseModel):
-    """Nothing stands in it but what is named."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 def _amount(value: object) -> object:
     if isinstance(value, float):
         raise ValueError(f'write the amount as a string, "{value}": a float cannot hold money exactly')
     if isinstance(value, int):
         raise ValueError(f'write the amount as a string, "{value}.00"')
-    return value
-
-
-def _whole(value: object) -> object:
-    if isinstance(value, float):
-        raise ValueError(f"must be a whole number, not {value}")
     return value
 
 
@@ -60,7 +49,6 @@ def _up_to(value: object) -> object:
     return _units(value)
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
 _NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": _UNITS_MAX}
 _DECIMAL: Final = {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?([eE][+-]?[0-9]{1,2})?$"}
 _Amount = Annotated[str, BeforeValidator(_amount), WithJsonSchema(_DECIMAL)]

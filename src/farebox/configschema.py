@@ -67,6 +67,14 @@ _ABOUT: Final[Mapping[str, str]] = {
     "Route.access": '"public" asks for no key and counts nothing.',
     "Route.meter": "The meter that calls of this route are counted by.",
     "Route.quantity": "How many units a call costs; 1 when left out.",
+    "Route.charges": "Several meters, and quantities that the answer tells: [{ meter = …, from = … }].",
+    "Route.billed": 'Which statuses are billed: "2xx", "404". Only 2xx when left out.',
+    "Charge.meter": "The meter, once in each route.",
+    "Charge.quantity": "A fixed quantity; 1 when neither it nor from is given.",
+    "Charge.from": 'Where the answer tells it: "header:NAME", "json:PATH", "bytes", "seconds", "milliseconds".',
+    "Charge.minimum": "Billed before the answer leaves, and where it tells nothing.",
+    "Charge.maximum": "A larger quantity is taken for a fault.",
+    "Charge.strip": "Take the header out of the answer.",
 }
 
 

@@ -8,6 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from farebox.errors import StoreError
+from farebox.metering.parking import Parking
 from farebox.metering.reconciler import Reconciler
 from farebox.metering.recorder import Recorder
 from farebox.metering.reporter import Reporter
@@ -23,11 +24,12 @@ def registry_of(
     recorder: Recorder,
     reporter: Reporter,
     reconciler: Reconciler,
+    parking: Parking,
     spooler: Spooler | None = None,
 ) -> CollectorRegistry:
     """A registry of its own, so that it meets no metric of the seller's."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(store, clock, recorder, reporter, reconciler, spooler))
+    registry.register(_Figures(store, clock, recorder, reporter, reconciler, parking, spooler))
     return registry
 
 
@@ -39,6 +41,7 @@ class _Figures(Collector):
         recorder: Recorder,
         reporter: Reporter,
         reconciler: Reconciler,
+        parking: Parking,
         spooler: Spooler | None,
     ) -> None:
         self._store = store
@@ -46,6 +49,7 @@ class _Figures(Collector):
         self._recorder = recorder
         self._reporter = reporter
         self._reconciler = reconciler
+        self._parking = parking
         self._spooler = spooler
 
     def describe(self) -> list[Metric]:
@@ -71,6 +75,10 @@ class _Figures(Collector):
         yield CounterMetricFamily("farebox_delivered_units", "Units delivered", counts.delivered_quantity)
         slowed = reporter.pace.slowdowns + reporter.stream_pace.slowdowns
         yield CounterMetricFamily("farebox_report_slowdowns", "Times that reporting was slowed down", slowed)
+        parked = CounterMetricFamily("farebox_quantities_parked", "Quantities not believed", labels=["meter", "reason"])
+        for (meter, reason), count in sorted(self._parking.counts().items()):
+            parked.add_metric([meter, reason], count)
+        yield parked
         yield from self._spool()
         try:
             yield from self._ledger()

@@ -3,6 +3,7 @@
 Reads nothing until the application's lifespan starts; refuses to start rather than serve with a mistake in it.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
+from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from farebox.app import Adapters, Runtime
 from farebox.config import Settings, load_settings
 from farebox.domain.accounts import Account
 from farebox.domain.catalog import Route
-from farebox.domain.usage import checked_quantity
-from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted
+from farebox.domain.measures import Fault, judged
+from farebox.domain.usage import Recorded, UsageEvent, checked_quantity
+from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted, QuantityInvalid
 from farebox.logs import log_through_logging
 from farebox.web.calls import SCOPE_KEY, Call, current_call
-from farebox.web.collisions import AppRoute, collisions, free_but_priced, unpriced
+from farebox.web.collisions import AppRoute, collisions, free_but_priced, measured_sockets, unpriced
 from farebox.web.middleware import Edge, PaidCalls
 from farebox.web.openapi import add_key_to_openapi
 
@@ -108,16 +111,37 @@ class Farebox:
     def charge(self, meter: str, quantity: int) -> None:
         """Add to what this call costs, before its answer begins.
 
-        ChargeTooLate after that, ChargeOutsideCall without a paid call, MeterUnknown, QuantityInvalid.
+        ChargeTooLate after that, ChargeOutsideCall without a paid call, MeterUnknown. A quantity that is none adds
+        nothing and is said in the log and the metrics: the work is done, and its answer goes out.
         """
-        current_call().charge(meter, quantity)
+        call = current_call()
+        try:
+            call.charge(meter, quantity)
+        except QuantityInvalid:
+            fault = judged(quantity)
+            self._running().metering.parking.park(
+                call.grant.account.id,
+                call.operation,
+                meter,
+                fault if isinstance(fault, Fault) else Fault.TOO_LARGE,
+                quantity,
+                "charge",
+            )
 
-    async def record(self, account_id: str, meter: str, quantity: int, *, id: str) -> None:
-        """Record usage from outside a request, once for each `id`; returns when it is durable.
+    async def record(self, account_id: str, meter: str, quantity: int, *, id: str, at: int | None = None) -> None:
+        """Record usage from outside a request, once for each `id`; returns when it is durable. `at` is when it was
+        used, in Unix seconds, up to 34 days ago; now, if it is left out.
 
         AccountUnknown, MeterUnknown, QuantityInvalid, RecordConflict (the id has other values), StoreError, NotStarted.
         """
-        await self._running().record(account_id, meter, quantity, record_id=id)
+        await self._running().record(account_id, meter, quantity, record_id=id, at=at)
+
+    async def record_many(self, events: Iterable[UsageEvent]) -> list[Recorded]:
+        """Record many at once; returns when all that can be are durable, with what became of each, in their order.
+
+        A bad one is rejected and costs the others nothing. StoreError: repeat them all, none counts twice. NotStarted.
+        """
+        return await self._running().records.record_many(list(events))
 
     @property
     def edge(self) -> Edge | None:
@@ -158,7 +182,14 @@ class Farebox:
             return []
         contexts = iter_route_contexts(self._app.router.routes)
         return [
-            AppRoute(c.path, frozenset(c.methods or ()), c.name or "", c.endpoint, priced=self._has_price(c))
+            AppRoute(
+                c.path,
+                frozenset(c.methods or ()),
+                c.name or "",
+                c.endpoint,
+                priced=self._has_price(c),
+                socket=isinstance(c.original_route, WebSocketRoute),
+            )
             for c in contexts
             if c.path is not None
         ]
@@ -184,6 +215,11 @@ class Farebox:
         for route in free_but_priced(routes, settings.catalog.routes):
             raise ConfigError(
                 f"{settings.path} makes {route} public, but its code has a farebox.price. Remove one of the two."
+            )
+        for path, rule in measured_sockets(routes, settings.catalog.routes):
+            raise ConfigError(
+                f"{path} is a websocket, which can be charged with fixed quantities only, but {settings.path} takes a "
+                f'quantity of {rule!r} "from" an answer. Give the websocket a rule of its own before that one.'
             )
         for ours, theirs in collisions(routes, settings.prefix):
             raise ConfigError(

@@ -118,6 +118,10 @@ class Kit:
         lines = self.adapters.store.usage(buyer.account_id, 0, self.clock.now_at() + 86_400)
         return {line.meter: line.quantity for line in lines}
 
+    def parked(self) -> dict[tuple[str, str], int]:
+        """The quantities that were not believed since the start, by meter and reason: an empty dict if all is well."""
+        return self._farebox.runtime.metering.parking.counts()
+
     def reported(self, buyer: BuyerClient) -> dict[str, int]:
         """What the local Stripe has counted for this buyer, by meter event name, once all of it is reported."""
         self.settle()

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from tests.shop import CATALOG, Shop, bearer
 
 from farebox import Farebox, QuantityInvalid, RecordConflict
-from farebox.app import RECORD_ID_CHARACTERS_MAX
 from farebox.domain.catalog import Route
 from farebox.domain.usage import QUANTITY_MAX
 from farebox.errors import AccountUnknown, InputInvalid
+from farebox.metering.records import RECORD_ID_CHARACTERS_MAX
 from farebox.testing import BuyerClient, Kit
 from farebox.web.calls import RouteTable
 
@@ -125,19 +125,20 @@ WRONG: list[Any] = [
 
 
 def test_wrong_quantities_cost_nothing(kit: Kit) -> None:
-    """A26: whatever is no whole number from 0 to the bound is refused by charge, price and record alike, and nothing
-    is counted; a record that was refused has not used up its id."""
+    """A26: whatever is no whole number from 0 to the bound is refused by price and record, and nothing is counted; a
+    record that was refused has not used up its id. A charge of it is parked, and the answer goes out."""
     buyer = kit.paid_client()
     farebox = kit._farebox
     for n, quantity in enumerate(WRONG):
         answer = buyer.get(f"/spend?n={n}")
-        assert answer.status_code == 500, quantity
-        assert answer.json()["code"] == "quantity_invalid"
+        assert (answer.status_code, answer.json()) == (200, "served"), quantity
+        assert sum(kit.parked().values()) == n + 1
         with pytest.raises(QuantityInvalid):
             farebox.price("calls", quantity)
         with pytest.raises(QuantityInvalid):
             recorded(kit, buyer, "calls", quantity, "job")
     assert kit.usage(buyer) == {}
+    assert {reason for _, reason in kit.parked()} == {"negative", "too_large", "not_whole", "missing"}
     recorded(kit, buyer, "calls", QUANTITY_MAX, "job")
     assert kit.usage(buyer) == {"calls": QUANTITY_MAX}
 

@@ -16,6 +16,8 @@ NAMING: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("POST", "/keys/{id}/rotate"): [{}],
     ("DELETE", "/keys/{id}"): [{}],
 }
+# Answers 200 whatever it is given: judged by a test of its own.
+NAMING_INSIDE = {("POST", "/events")}
 SAYING_NOTHING = {
     ("GET", "/"),
     ("GET", "/usage"),
@@ -33,7 +35,7 @@ SAYING_NOTHING = {
 
 def test_every_route_is_judged_here(shop: Shop) -> None:
     """A16: a route that is added must be added here too, and no route with an id in its path goes without a probe."""
-    assert set(NAMING) | SAYING_NOTHING == set(BILLING_ROUTES)
+    assert set(NAMING) | NAMING_INSIDE | SAYING_NOTHING == set(BILLING_ROUTES)
     described = shop.client.get("/billing/openapi.json").json()["paths"]
     named = {(method.upper(), path) for path, item in described.items() for method in item}
     assert named <= set(BILLING_ROUTES)
@@ -75,6 +77,26 @@ def test_ids_of_others_on_every_route(shop: Shop, accept: str) -> None:
                 shop.runtime.gate.poll()
     assert before == (shop.store.keys(theirs.account_id), shop.store.subscriptions(theirs.account_id))
     assert len(shop.store.keys(mine.account_id)) == 1
+
+
+def test_events_for_others(shop: Shop) -> None:
+    """A16, A34: an event that names another's account, or an id that another has used, is answered as one that names
+    nobody's, and nothing of theirs changes."""
+    mine, theirs = shop.buy(), shop.buy()
+    event = {"id": "job", "meter": "calls", "quantity": 5}
+    shop.client.post("/billing/events", json=event, headers=bearer(theirs.key))
+    for known, unknown in theirs_and_nobodys(shop, mine, theirs):
+        if known != mine.account_id:
+            answers = [
+                told(shop.client.post("/billing/events", json={**event, "account": id}, headers=bearer(mine.key)))
+                for id in (known, unknown)
+            ]
+            assert answers[0] == answers[1], known
+            assert b"account_unknown" in answers[0][1]
+    own = shop.client.post("/billing/events", json={**event, "quantity": 7}, headers=bearer(mine.key))
+    assert own.json()["results"][0]["status"] == "recorded"
+    used = [sum(line.quantity for line in shop.store.usage(b.account_id, 0, 2**40)) for b in (mine, theirs)]
+    assert used == [7, 5]
 
 
 FIELDS = ["account", "account_id", "customer", "customer_id", "key", "key_id", "id", "subscription"]

@@ -196,6 +196,9 @@ def test_record_ids(store: Store) -> None:
             store.commit_batch(batch(2, used(100), job._replace(record_id="other"), wrong))
     store.commit_batch(batch(2, used(10), job._replace(record_id="other")))
     assert (total(store), total(store, "acc_2")) == (21, 6)
+    assert store.recorded("acc_1", ["job", "other", "none"]) == {"job": ("calls", 5), "other": ("calls", 5)}
+    assert store.recorded("acc_2", ["job", "other"]) == {"job": ("calls", 6)}
+    assert store.recorded("acc_1", []) == store.recorded("acc_3", ["job"]) == {}
 
 
 def test_seal(store: Store) -> None:

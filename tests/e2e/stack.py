@@ -105,7 +105,7 @@ class Relay:
 
 @dataclass
 class Stack:
-    """`environment` is what the fire API runs with; change it before `start_api`."""
+    """`environment` is what the API runs with; change it before `start_api`. `app` is where uvicorn finds it."""
 
     folder: Path
     environment: dict[str, str]
@@ -115,6 +115,7 @@ class Stack:
     client: httpx.Client
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     api: subprocess.Popen[bytes] | None = None
+    app: tuple[str, Path] = ("fire_api.app:app", EXAMPLES)
 
     @property
     def base(self) -> str:
@@ -165,8 +166,8 @@ class Stack:
         self.environment["STRIPE_WEBHOOK_SECRET"] = done.stdout.split('"webhook_secret": "')[1].split('"')[0]
 
     def spawn_api(self, *more: str) -> subprocess.Popen[bytes]:
-        """The fire API under uvicorn, with more of its options; a second `--port` wins."""
-        uvicorn = ["-m", "uvicorn", "fire_api.app:app", "--app-dir", str(EXAMPLES), "--log-level", "warning"]
+        """The API under uvicorn, with more of its options; a second `--port` wins."""
+        uvicorn = ["-m", "uvicorn", self.app[0], "--app-dir", str(self.app[1]), "--log-level", "warning"]
         uvicorn += ["--timeout-worker-healthcheck", str(START_SECONDS_MAX)]  # a busy machine's slow start is no hang
         place = ["--host", HOST, "--port", str(self.api_port), *more]
         return self.spawn(*uvicorn, *place, log="api.log", environment=self.environment)
@@ -248,13 +249,17 @@ class Stack:
 
 
 @contextlib.contextmanager
-def stack_in(folder: Path, *, seal_seconds: int = 1) -> Iterator[Stack]:
-    """A stack with its local Stripe running and its catalog published; the API is the test's to start."""
+def stack_in(folder: Path, *, seal_seconds: int = 1, more: str = "") -> Iterator[Stack]:
+    """A stack with its local Stripe running and its catalog published; the API is the test's to start.
+
+    `more` is added to its farebox.toml.
+    """
     stripe_port, api_port = free_port(), free_port()
     relay = Relay(stripe_port)
     config = (EXAMPLES / "fire_api" / "farebox.toml").read_text()
     assert "seal_seconds = 1 " in config
-    (folder / "farebox.toml").write_text(config.replace("seal_seconds = 1 ", f"seal_seconds = {seal_seconds} "))
+    config = config.replace("seal_seconds = 1 ", f"seal_seconds = {seal_seconds} ")
+    (folder / "farebox.toml").write_text(config + more)
     environment = {
         "STRIPE_SECRET_KEY": "sk_test_end_to_end_0123456789",
         "STRIPE_API_BASE": f"http://{HOST}:{relay.port}",

@@ -12,6 +12,7 @@ from farebox.config import Settings, load_settings
 from farebox.configcheck import CONFIG_BYTES_MAX
 from farebox.domain.catalog import Meter, Price, Route
 from farebox.domain.keys import pepper_from
+from farebox.domain.measures import SUCCESS, Measure, Source, Terms
 from farebox.errors import ConfigError
 
 SECRET = "a secret of the tests that is long enough"
@@ -35,6 +36,53 @@ unit_amount = "1.00"
 match = "GET /api"
 meter = "calls"
 """
+
+
+TOKENS = "[meters.tokens]\ntitle = 'Tokens'\n"
+ROUTE = 'match = "GET /api"\nmeter = "calls"\n'
+
+
+def charged(charges: str, more: str = "") -> tuple[str, str]:
+    """PLAIN's route, and what stands in its place."""
+    return ROUTE, f'match = "GET /api"\ncharges = [{charges}]\n{more}'
+
+
+CHARGES_REFUSED = [
+    (*charged(""), "routes[0].charges: "),
+    (*charged("{ quantity = 1 }"), "routes[0].charges[0].meter: is required"),
+    (*charged('{ meter = "x" }'), "routes[0].charges[0].meter: there is no meter 'x' (known: calls)"),
+    (
+        *charged('{ meter = "calls" }, { meter = "calls", from = "bytes" }'),
+        "[1].meter: the route charges 'calls'",
+    ),
+    (*charged('{ meter = "calls" }', 'meter = "calls"'), "routes[0]: it has charges and a meter"),
+    (*charged('{ meter = "calls" }', 'access = "public"'), "routes[0]: a public route cannot have a meter"),
+    (
+        ROUTE,
+        'match = "GET /api"\naccess = "public"\nbilled = ["2xx"]\n',
+        "routes[0].billed: a public route bills",
+    ),
+    (ROUTE, ROUTE + 'billed = ["200-299"]\n', "routes[0].billed: '200-299' is no status to bill"),
+    (ROUTE, ROUTE + 'billed = ["1xx"]\n', "routes[0].billed: '1xx' is no status to bill"),
+    (ROUTE, ROUTE + "billed = []\n", "routes[0].billed: "),
+    (*charged('{ meter = "calls", form = "bytes" }'), "routes[0].charges[0].form: Farebox knows no such setting"),
+    *[
+        (*charged(f'{{ meter = "calls", from = "{text}" }}'), f"routes[0].charges[0].from: '{text}' is not one of")
+        for text in ("", "tokens", "bytes:x", "header", "json", "sse:usage", "Header:x", "seconds:")
+    ],
+    (*charged('{ meter = "calls", from = "header:X Rows" }'), "'X Rows' cannot be the name of a header"),
+    (*charged('{ meter = "calls", from = "header:" }'), "'' cannot be the name of a header"),
+    (*charged('{ meter = "calls", from = "json:$.usage" }'), "names with dots between them"),
+    (*charged('{ meter = "calls", from = "json:a..b" }'), "names with dots between them"),
+    (*charged(f'{{ meter = "calls", from = "json:{"a" * 200}" }}'), "routes[0].charges[0].from: "),
+    (*charged('{ meter = "calls", from = "bytes", quantity = 1 }'), "write a minimum instead"),
+    (*charged('{ meter = "calls", minimum = 1 }'), "routes[0].charges[0].minimum: a fixed quantity has none"),
+    (*charged('{ meter = "calls", from = "bytes", minimum = -1 }'), "routes[0].charges[0].minimum: "),
+    (*charged('{ meter = "calls", from = "bytes", minimum = 0.5 }'), "minimum: must be a whole number"),
+    (*charged('{ meter = "calls", from = "bytes", minimum = 5, maximum = 4 }'), "maximum: 4 is less than the minimum"),
+    (*charged('{ meter = "calls", from = "bytes", strip = true }'), "strip: only a header can be taken out"),
+    (*charged('{ meter = "calls", strip = true }'), "strip: only a header can be taken out"),
+]
 
 
 def load(folder: Path, text: str | bytes = PLAIN, **environ: str) -> Settings:
@@ -327,3 +375,34 @@ def test_settings_are_frozen(tmp_path: Path, change: dict[str, Any]) -> None:
     (name, value) = next(iter(change.items()))
     with pytest.raises(AttributeError):
         setattr(settings, name, value)
+
+
+@pytest.mark.parametrize(("old", "new", "said"), CHARGES_REFUSED)
+def test_mistakes_in_charges(tmp_path: Path, old: str, new: str, said: str) -> None:
+    """A mistake in what a route charges is named by its place, with what to write instead."""
+    detail = refusal(tmp_path, PLAIN.replace(old, new))
+    assert named(tmp_path, "routes[0]", detail), detail
+    assert said in detail
+
+
+def test_charges(tmp_path: Path) -> None:
+    """Several charges of a route, fixed ones and those that the answer tells; and which statuses are billed."""
+    charges = """
+        { meter = "calls" },
+        { meter = "tokens", from = "json:usage.total_tokens", minimum = 1, maximum = 100000 },
+    """
+    (route,) = load(tmp_path, TOKENS + PLAIN.replace(*charged(charges, 'billed = ["2xx", "404"]'))).catalog.routes
+    assert (route.meter, route.terms) == (
+        None,
+        Terms(
+            fixed=(("calls", 1),),
+            measures=(Measure("tokens", Source.JSON, ("usage", "total_tokens"), minimum=1, maximum=100_000),),
+            billed=SUCCESS | {404},
+        ),
+    )
+    (route,) = load(
+        tmp_path, PLAIN.replace(*charged('{ meter = "calls", from = "header:X-A", strip = true }'))
+    ).catalog.routes
+    assert route.terms == Terms(measures=(Measure("calls", Source.HEADER, ("x-a",), strips=True),))
+    (route,) = load(tmp_path, PLAIN.replace(ROUTE, ROUTE + 'billed = ["5xx"]\n')).catalog.routes
+    assert (route.meter, route.quantity, route.terms) == ("calls", 1, Terms(billed=frozenset(range(500, 600))))

@@ -7,6 +7,7 @@ from decimal import Decimal, localcontext
 from enum import StrEnum
 from typing import Final
 
+from farebox.domain.measures import Terms
 from farebox.domain.money import money_context
 
 __all__ = [
@@ -174,7 +175,7 @@ class Plan:
 class Route:
     """A rule for calls: `method` may be "*", `path` may end in "/**" and hold "{name}" segments.
 
-    Public, or priced by meter.
+    Public, or priced by one meter and a fixed quantity, or by its terms as well.
     """
 
     method: str
@@ -182,6 +183,7 @@ class Route:
     public: bool
     meter: str | None = None
     quantity: int = 0
+    terms: Terms | None = None
 
     @property
     def match(self) -> str:

@@ -4,9 +4,9 @@ negative.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from farebox.errors import QuantityInvalid
+from farebox.errors import QuantityInvalid, RecordConflict
 
 __all__ = [
     "BUCKET_SECONDS",
@@ -14,10 +14,13 @@ __all__ = [
     "Batch",
     "Increment",
     "Period",
+    "Recorded",
     "RowName",
+    "UsageEvent",
     "UsageLine",
     "bucket_start",
     "checked_quantity",
+    "record_conflict",
 ]
 
 BUCKET_SECONDS: Final = 3600
@@ -53,6 +56,27 @@ class Increment(NamedTuple):
     calls: int
     used_at: int
     record_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvent:
+    """Usage from outside a call. `id` is the account's own name for it; `at` is Unix seconds, None: now."""
+
+    account_id: str
+    meter: str
+    quantity: int
+    id: str
+    at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a usage event. A duplicate was recorded before, with the same values; `code` is an error's."""
+
+    id: str
+    status: Literal["recorded", "duplicate", "rejected"]
+    code: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +118,8 @@ def checked_quantity(quantity: object, meter: str) -> int:
     if not 0 <= whole <= QUANTITY_MAX:
         raise QuantityInvalid(f"{meter}: a quantity must lie between 0 and {QUANTITY_MAX}")
     return whole
+
+
+def record_conflict(id: str, meter: str, quantity: int) -> RecordConflict:
+    """What is said when an id comes again with other values than these."""
+    return RecordConflict(f"The id {id!r} was recorded as {quantity} {meter} before. New usage needs a new id.")

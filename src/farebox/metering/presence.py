@@ -78,8 +78,8 @@ class Admission:
 
     __slots__ = ("_era",)
 
-    def __init__(self, era: _Era) -> None:
-        self._era: _Era | None = era
+    def __init__(self, era: _Era | None) -> None:
+        self._era = era
 
     def leave(self) -> None:
         """The call is refused, or all that it will ever cost is committed. Again: nothing."""
@@ -87,6 +87,11 @@ class Admission:
         if era is not None:
             self._era = None
             era.calls -= 1
+
+    def hand_over(self) -> "Admission":
+        """The same call under a name of its own: this one has nothing to leave any more."""
+        other, self._era = Admission(self._era), None
+        return other
 
 
 class Watch:

@@ -23,6 +23,7 @@ __all__ = [
     "MERGE_ROUNDS_MAX",
     "RESOLVE_ATTEMPTS_MAX",
     "RETRY_MILLISECONDS",
+    "InDoubt",
     "Recorder",
 ]
 
@@ -36,6 +37,16 @@ _QUIET_TURNS: Final = 3
 _MAY_HAVE_HAPPENED: Final = "Usage could not be recorded. The call may have done its work."
 
 _log = structlog.get_logger("farebox.recorder")
+
+
+class InDoubt(StoreUnavailable):
+    """A commit whose outcome is not known yet. When it is `over`, `landed` says it; None: nobody will ever know."""
+
+    landed: bool | None = None
+    over = False
+
+    def resolve(self, landed: bool | None) -> None:
+        self.landed, self.over = landed, True
 
 
 class _Group:
@@ -98,6 +109,7 @@ class Recorder:
         self._number = 0
         self._commit_from_ms = 0
         self._unproven: Batch | None = None
+        self._doubt = InDoubt()
         self.healthy = True
         self.committed_batches = 0
         self.committed_calls = 0
@@ -111,8 +123,9 @@ class Recorder:
         """The time of a call that is handed over now (L4)."""
         return self._clock.now_at()
 
-    def count(self, usage: Iterable[tuple[RowName, int]], at: int) -> asyncio.Future[None]:
-        """What is done when the usage of a call at `at` is durable; a StoreError when that is not proven.
+    def count(self, usage: Iterable[tuple[RowName, int]], at: int, calls: int = 1) -> asyncio.Future[None]:
+        """What is done when the usage of a call at `at` is durable; a StoreError when that is not proven, InDoubt when
+        it may still turn out. `calls` is 0 for more of a call that was counted before.
 
         Who stops waiting does not cancel the commit for the others.
         """
@@ -124,10 +137,10 @@ class Recorder:
         for name, quantity in usage:
             row = sums.get(name)
             if row is None:
-                sums[name] = [quantity, 1, at]
+                sums[name] = [quantity, calls, at]
             else:
                 row[0] += quantity
-                row[1] += 1
+                row[1] += calls
                 row[2] = at
         return self._wait_in(group)
 
@@ -186,7 +199,9 @@ class Recorder:
                 except RecordConflict as error:
                     group.end(error)
                 except BaseException as error:
-                    group.end(StoreUnavailable(internal=repr(error)))
+                    unknown = InDoubt(internal=repr(error))
+                    unknown.resolve(None)
+                    group.end(unknown)
                     raise
                 else:
                     self.healthy = True
@@ -256,7 +271,7 @@ class Recorder:
         try:
             self._store.commit_batch(batch)
         except StoreUnavailable as unknown:
-            self._unproven = batch
+            self._unproven, self._doubt = batch, InDoubt(_MAY_HAVE_HAPPENED)
             if not self._landed(batch):
                 raise StoreUnavailable(_MAY_HAVE_HAPPENED) from unknown
         self._number = batch.number
@@ -272,18 +287,25 @@ class Recorder:
                 landed = self._store.batch_landed(batch)
             except WriterFenced:
                 self._writer, self._unproven = "", None
-                raise StoreUnavailable(_MAY_HAVE_HAPPENED) from None
+                self._doubt.resolve(None)
+                raise self._doubt from None
             except StoreUnavailable as unknown:
                 if attempt + 1 == attempts:
-                    raise StoreUnavailable(_MAY_HAVE_HAPPENED, internal=unknown.internal) from unknown
+                    self._doubt.internal = unknown.internal
+                    raise self._doubt from unknown
             else:
                 self._unproven, self._number = None, batch.number
+                self._doubt.resolve(landed)
                 return landed
         raise AssertionError("unreachable")
 
     def _settle_unproven(self) -> None:
+        """Find out about the batch before. What comes after it has not been tried, so it is in no doubt itself."""
         if self._unproven is not None:
-            self._landed(self._unproven)
+            try:
+                self._landed(self._unproven)
+            except InDoubt as doubt:
+                raise StoreUnavailable(_MAY_HAVE_HAPPENED, internal=doubt.internal) from doubt
 
     def _ensure_writer(self) -> None:
         """A writer belongs to one process: after a fork the child is another (L1)."""

@@ -1,6 +1,7 @@
 """The ledger as a port: who it is, its change feed, and usage. Every method is synchronous, thread-safe and one
 transaction; the edge and the loops put calls on threads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -111,6 +112,10 @@ class Store(AccountStore, ReportStore, ReconcilingStore, PresenceStore, Protocol
     def close_writer(self, writer: str) -> None: ...
     def writer_state(self, writer: str) -> WriterState | None:
         """None for a writer that has never committed."""
+        ...
+
+    def recorded(self, account_id: str, record_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Meter and quantity of those ids that the account has used already."""
         ...
 
     def usage(self, account_id: str, start: int, end: int, *, by_operation: bool = False) -> list[UsageLine]:

@@ -1,6 +1,6 @@
 """Usage in the ledger: fenced batches (L1), rows that writers never share (L2), and reading them back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import Connection
 
-from farebox.domain.usage import Batch, Increment, UsageLine
-from farebox.errors import RecordConflict, WriterFenced
+from farebox.domain.usage import Batch, Increment, UsageLine, record_conflict
+from farebox.errors import WriterFenced
 from farebox.ports import WriterState
 from farebox.store import tables as t
 from farebox.store.engine import Database, insert_into, insert_new, rerun
@@ -82,6 +82,13 @@ class UsageTables:
             row = _row(connection, writer)
         return None if row is None else WriterState(row[0], row[1], row[2] == _LIVE)
 
+    def recorded(self, account_id: str, record_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+        r = t.recorded.c
+        query = sa.select(r.record_id, r.meter, r.quantity).where(r.account_id == account_id)
+        with self._database.read() as connection:
+            rows = connection.execute(query.where(r.record_id.in_(record_ids))).all()
+        return {row[0]: (row[1], row[2]) for row in rows}
+
     def usage(self, account_id: str, start: int, end: int, *, by_operation: bool = False) -> list[UsageLine]:
         u = t.usage.c
         groups = [u.meter, u.operation, u.key_id] if by_operation else [u.meter]
@@ -144,7 +151,7 @@ def _first_record(connection: Connection, increment: Increment) -> bool:
         sa.select(r.meter, r.quantity).where(r.account_id == increment.account_id, r.record_id == increment.record_id)
     ).one()
     if tuple(known) != (increment.meter, increment.quantity):
-        raise RecordConflict(f"The id {increment.record_id!r} was recorded as {known[1]} {known[0]} before.")
+        raise record_conflict(str(increment.record_id), known[0], known[1])
     return False
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from farebox.errors import (
+    AccountSettling,
     AlreadySubscribed,
     BodyTooLarge,
     ChangeRefused,
@@ -35,6 +36,7 @@ from farebox.errors import (
     SettlementUnderWay,
     SignatureInvalid,
     StoreUnavailable,
+    SubscriptionInactive,
     SubscriptionMissing,
     TooManyRequests,
 )
@@ -61,6 +63,10 @@ REFUSALS: Final[Mapping[tuple[str, str], _Errors]] = {
     ("post", "/subscription"): (*_KEY, *_BODY, *_CHANGE, PlanUnknown, SettlementMissed, SettlementUnderWay),
     ("delete", "/subscription/change"): (*_KEY, *_CHANGE),
     ("post", "/portal"): (*_KEY, CustomerMissing, TooManyRequests, *_STRIPE),
+    ("post", "/events"): (
+        *(*_KEY, *_BODY, SubscriptionMissing, SubscriptionInactive),
+        *(AccountSettling, TooManyRequests),
+    ),
     ("get", "/keys"): _KEY,
     ("post", "/keys"): (*_KEY, *_BODY),
     ("post", "/keys/{id}/rotate"): (*_KEY, *_BODY, NotFound),

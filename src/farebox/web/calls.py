@@ -86,9 +86,13 @@ class Call:
 
     def usage(self, at: int) -> list[tuple[RowName, int]]:
         """What the call adds to which rows of the ledger, when it is handed over at `at`."""
+        return self.rows(self.charges, at)
+
+    def rows(self, charges: Mapping[str, int], at: int) -> list[tuple[RowName, int]]:
+        """Which rows of the ledger the charges belong to at `at`."""
         grant, key_id, operation = self.grant, self.key_id, self.operation
         account_id, start = grant.account.id, grant.bucket(at)
-        return [((account_id, meter, key_id, operation, start), quantity) for meter, quantity in self.charges.items()]
+        return [((account_id, meter, key_id, operation, start), quantity) for meter, quantity in charges.items()]
 
 
 def current_call() -> Call:

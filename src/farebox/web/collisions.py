@@ -9,7 +9,7 @@ from starlette.routing import compile_path
 from farebox.domain.catalog import Route
 from farebox.web.calls import RouteTable
 
-__all__ = ["BILLING_ROUTES", "AppRoute", "collisions", "free_but_priced", "unpriced"]
+__all__ = ["BILLING_ROUTES", "AppRoute", "collisions", "free_but_priced", "measured_sockets", "unpriced"]
 
 BILLING_ROUTES: Final = (
     ("GET", "/"),
@@ -27,6 +27,7 @@ BILLING_ROUTES: Final = (
     ("POST", "/subscription"),
     ("DELETE", "/subscription/change"),
     ("POST", "/portal"),
+    ("POST", "/events"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/metrics"),
@@ -37,7 +38,7 @@ BILLING_ROUTES: Final = (
 class AppRoute:
     """A route of the application, flattened. A mount has no methods and takes everything below its path.
 
-    `priced` says that its code has a `farebox.price`.
+    `priced` says that its code has a `farebox.price`; `socket` that it is a websocket.
     """
 
     path: str
@@ -45,6 +46,7 @@ class AppRoute:
     name: str
     endpoint: Callable[..., Any] | None
     priced: bool = False
+    socket: bool = False
 
     def __str__(self) -> str:
         methods = ",".join(sorted(self.methods - {"HEAD"})) or "mount"
@@ -88,6 +90,15 @@ def free_but_priced(routes: Iterable[AppRoute], rules: Sequence[Route]) -> Itera
             found = table.find(method, route.path)
             if route.priced and found is not None and found.public:
                 yield f"{method} {route.path}"
+
+
+def measured_sockets(routes: Iterable[AppRoute], rules: Sequence[Route]) -> Iterator[tuple[str, str]]:
+    """Pairs of (the application's websocket, the rule that would look into an answer for its quantity)."""
+    table = RouteTable(rules)
+    for route in routes:
+        found = table.find("GET", route.path) if route.socket else None
+        if found is not None and found.terms is not None and found.terms.measures:
+            yield route.path, found.match
 
 
 def _open_ended(route: AppRoute) -> str:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from farebox.domain.access import Facts, Grant
 from farebox.domain.catalog import Meter
+from farebox.domain.measures import Terms
 from farebox.errors import (
     FareboxError,
     NotStarted,
@@ -27,7 +28,8 @@ from farebox.metering.gate import Gate
 from farebox.metering.presence import Admission
 from farebox.metering.recorder import Recorder
 from farebox.web.calls import SCOPE_KEY, Call, RouteTable, credential_of, running_call
-from farebox.web.problems import problem_response
+from farebox.web.measured import MeasuredAnswer, Metering
+from farebox.web.problems import refuse
 
 __all__ = ["Edge", "Host", "PaidCalls"]
 
@@ -44,6 +46,7 @@ class Edge:
     gate: Gate
     recorder: Recorder
     table: RouteTable
+    metering: Metering
     meters: Mapping[str, Meter]
     credentials: Sequence[str]
     prefix: str
@@ -104,7 +107,7 @@ class PaidCalls:
             return
         edge = self._host.edge
         if edge is None:
-            await _refuse(_not_started(), scope, receive, send, pay_url=None)
+            await refuse(_not_started(), scope, receive, send, pay_url=None)
             return
         path = _route_path(scope)
         if path.startswith(edge.prefix) and path[len(edge.prefix) :][:1] in ("", "/"):
@@ -117,7 +120,7 @@ class PaidCalls:
         try:
             route = edge.table.price(method, path)
         except RequestRefused as error:
-            await _refuse(error, scope, receive, send, pay_url=None)
+            await refuse(error, scope, receive, send, pay_url=None)
             return
         if route is not None and route.public:
             await self._app(scope, receive, send)
@@ -130,18 +133,40 @@ class PaidCalls:
                 if not edge.recorder.healthy:
                     raise StoreUnavailable("Usage cannot be recorded right now. Try again shortly.")
             except FareboxError as error:
-                await _refuse(error, scope, receive, send, pay_url=edge.pay_url)
+                await refuse(error, scope, receive, send, pay_url=edge.pay_url)
                 return
             call = Call(grant, key_id, route.match if route is not None else "", edge.meters)
             if route is not None and route.meter is not None:
                 call.charges[route.meter] = route.quantity
             # The scope must not lead to the answer, which leads to it: each call would be left to the collector.
             scope[SCOPE_KEY] = call
-            await self._run(call, _Answer(edge, call, admission, scope, receive, send), scope, receive, send)
+            if route is not None and route.terms is not None:
+                await self._run_measured(edge.metering, call, route.terms, admission, scope, receive, send)
+            else:
+                await self._run(call, _Answer(edge, call, admission, scope, receive, send), scope, receive, send)
         finally:
             admission.leave()
 
-    async def _run(self, call: Call, answer: "_Answer", scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run_measured(
+        self,
+        metering: Metering,
+        call: Call,
+        terms: Terms,
+        admission: Admission,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        call.charges.update(terms.fixed)
+        answer = MeasuredAnswer(metering, call, terms, admission, scope, receive, send)
+        try:
+            await self._run(call, answer, scope, answer.receive, send)
+        finally:
+            answer.end()
+
+    async def _run(
+        self, call: Call, answer: "_Answer | MeasuredAnswer", scope: Scope, receive: Receive, send: Send
+    ) -> None:
         token = running_call.set(call)
         try:
             await self._app(scope, receive, answer.send)
@@ -149,7 +174,7 @@ class PaidCalls:
             _log.error("charge_refused", code=error.code, reason=error.detail, operation=call.operation)
             if call.begun:
                 raise
-            await _refuse(type(error)(), scope, receive, send, pay_url=None)
+            await refuse(type(error)(), scope, receive, send, pay_url=None)
         except Exception:
             if not answer.refused:
                 raise
@@ -222,7 +247,7 @@ class _Answer:
                     await recorder.count(call.usage(at), at)
                 except StoreError as error:
                     self.refused = True
-                    await _refuse(error, self._scope, self._receive, self._send, pay_url=None)
+                    await refuse(error, self._scope, self._receive, self._send, pay_url=None)
                     return
             self._admission.leave()  # from here on the call costs nothing more, however long its answer is
         await self._send(message)
@@ -252,14 +277,6 @@ async def _serve_billing(edge: Edge, path: str, scope: Scope, receive: Receive, 
         await send(message)
 
     await edge.billing(inner, receive, send_after_feed)
-
-
-async def _refuse(error: FareboxError, scope: Scope, receive: Receive, send: Send, *, pay_url: str | None) -> None:
-    """Answer with a problem document; a websocket whose server cannot send one is closed unaccepted."""
-    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
-        return
-    await problem_response(error, pay_url=pay_url)(scope, receive, send)
 
 
 def _route_path(scope: Scope) -> str:

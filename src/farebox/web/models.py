@@ -22,6 +22,8 @@ __all__ = [
     "CheckoutRequest",
     "ClaimRequest",
     "EarlierUsage",
+    "EventResult",
+    "EventsAnswer",
     "InvoiceAnswer",
     "InvoiceLine",
     "KeyAnswer",
@@ -119,6 +121,17 @@ class KeysAnswer(BaseModel):
 class WebhookAnswer(BaseModel):
     received: bool
     stored: bool
+
+
+class EventResult(BaseModel):
+    id: str | None = Field(description="The event's own, or null when it has none that can be shown")
+    status: Literal["recorded", "duplicate", "rejected"]
+    code: str | None = Field(default=None, description="Why it was rejected")
+    detail: str | None = None
+
+
+class EventsAnswer(BaseModel):
+    results: list[EventResult] = Field(description="One for each event, in their order")
 
 
 class UrlAnswer(BaseModel):

@@ -46,6 +46,10 @@ def _secure(operation: dict[str, Any], table: RouteTable, method: str, path: str
         operation["security"] = [{**alternative, _SCHEME: []} for alternative in wanted] or [{_SCHEME: []}]
     if route is not None and route.meter is not None:
         operation["x-farebox-price"] = {"meter": route.meter, "quantity": route.quantity}
+    elif route is not None and route.terms is not None:
+        fixed = [{"meter": meter, "quantity": quantity} for meter, quantity in route.terms.fixed]
+        told = [{"meter": m.meter, "from": m.text, "minimum": m.minimum} for m in route.terms.measures]
+        operation["x-farebox-price"] = {"charges": [*fixed, *told]}
     for status, text in (("401", "No API key, or not a valid one"), ("402", "The subscription is not active")):
         operation["responses"].setdefault(
             status, {"description": text, "content": {"application/problem+json": {"schema": {"type": "object"}}}}

@@ -29,6 +29,12 @@ class Operator:
     registry: CollectorRegistry
     token: Secret | None
 
+    def admits(self, request: Request) -> bool:
+        """Whether the request carries the operator's token. Nobody has one where none is set."""
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        given = text.strip().encode("utf-8", "replace") if scheme.lower() == "bearer" else b""
+        return self.token is not None and hmac.compare_digest(given, self.token.reveal().encode())
+
 
 def add_operator_routes(app: FastAPI, operator: Operator) -> None:
     """Liveness and readiness for anyone; metrics only with the operator's token."""
@@ -44,10 +50,7 @@ def add_operator_routes(app: FastAPI, operator: Operator) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics(request: Request) -> Response:
-        scheme, _, text = request.headers.get("authorization", "").partition(" ")
-        given = text.strip().encode("utf-8", "replace") if scheme.lower() == "bearer" else b""
-        token = operator.token.reveal().encode() if operator.token is not None else None
-        if token is None or not hmac.compare_digest(given, token):
+        if not operator.admits(request):
             raise OperatorOnly("Metrics need `Authorization: Bearer` with the server's FAREBOX_ADMIN_TOKEN.")
         body = await run_in_threadpool(generate_latest, operator.registry)
         return Response(body, media_type=CONTENT_TYPE_LATEST)

@@ -104,7 +104,11 @@ class Pages:
         return self._catalog.plans[plan].title if plan in self._catalog.plans else plan
 
     def _first_priced_path(self) -> str:
-        priced = (r.path for r in self._catalog.routes if r.meter is not None and r.method in ("GET", "*"))
+        priced = (
+            r.path
+            for r in self._catalog.routes
+            if (r.meter is not None or r.terms is not None) and r.method in ("GET", "*")
+        )
         return next((path for path in priced if "{" not in path and "*" not in path), "/")
 
     def _page(self, name: str, *, status: int = 200, extra: dict[str, str] | None = None, **values: Any) -> Response:

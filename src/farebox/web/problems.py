@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from farebox.errors import (
     AccountSettling,
@@ -13,7 +14,7 @@ from farebox.errors import (
     TooManyRequests,
 )
 
-__all__ = ["RETRY_AFTER_SECONDS", "problem_document", "problem_headers", "problem_response"]
+__all__ = ["RETRY_AFTER_SECONDS", "problem_document", "problem_headers", "problem_response", "refuse"]
 
 RETRY_AFTER_SECONDS: Final = 2
 
@@ -53,3 +54,11 @@ def problem_response(error: FareboxError, *, pay_url: str | None = None) -> Resp
         problem_headers(error),
         media_type="application/problem+json",
     )
+
+
+async def refuse(error: FareboxError, scope: Scope, receive: Receive, send: Send, *, pay_url: str | None) -> None:
+    """Answer with a problem document; a websocket whose server cannot send one is closed unaccepted."""
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+        return
+    await problem_response(error, pay_url=pay_url)(scope, receive, send)

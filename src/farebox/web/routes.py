@@ -38,6 +38,7 @@ from farebox.ports import Clock, Entropy, Provider, Store
 from farebox.web import models
 from farebox.web.answers import describe_answers
 from farebox.web.asked import asked_body, invalid_input, is_form, refuse_cross_site, wants_page
+from farebox.web.events import Events, add_event_routes
 from farebox.web.limits import WEBHOOK_BODY_BYTES_MAX, RateLimit, bounded_body
 from farebox.web.operator import Operator, add_operator_routes
 from farebox.web.pages import Pages
@@ -66,6 +67,7 @@ class Billing:
     receive: Callable[[bytes, str], Receipt]
     settle: Settle
     operator: Operator
+    events: Events
 
     @property
     def base_url(self) -> str:
@@ -97,6 +99,7 @@ def create_routes(billing: Billing) -> FastAPI:
     _add_account(app, billing)
     _add_subscription(app, billing)
     _add_keys(app, billing)
+    add_event_routes(app, billing.events)
     add_operator_routes(app, billing.operator)
     pages.mount(app)
     describe_answers(app)

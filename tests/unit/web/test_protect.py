@@ -29,6 +29,7 @@ from farebox import (
     QuantityInvalid,
     RecordConflict,
 )
+from farebox.domain.usage import QUANTITY_MAX
 from farebox.testing import BuyerClient, Kit
 from farebox.web.middleware import PaidCalls
 
@@ -211,6 +212,44 @@ def test_prices_in_code(seller: Seller) -> None:
         buyer = kit.paid_client()
         assert buyer.get("/plain").status_code == 200
         assert kit.usage(buyer) == {"calls": 3, "tokens": 10}
+
+
+def test_charges_that_are_none(seller: Seller) -> None:
+    """A quantity in code that is none, or more than one call can have, adds nothing: the work is done, so the answer
+    goes out, the call counts what it costs otherwise, and the fault is named."""
+    seller.farebox.protect(seller.app)
+    charge = seller.farebox.charge
+
+    @seller.app.get("/work", dependencies=[seller.farebox.price("calls")])
+    def work(n: str) -> str:
+        charge("tokens", {"minus": -5, "half": 0.5, "zero": 0, "more": QUANTITY_MAX}[n])  # type: ignore[arg-type]
+        charge("tokens", 1)
+        return "done"
+
+    with seller.open() as kit:
+        buyer = kit.paid_client()
+        assert [buyer.get(f"/work?n={n}").text for n in ("minus", "half", "zero", "more")] == ['"done"'] * 4
+        assert kit.usage(buyer) == {"calls": 4, "tokens": 3 + QUANTITY_MAX}
+        assert kit.parked() == {("tokens", "negative"): 1, ("tokens", "not_whole"): 1, ("tokens", "too_large"): 1}
+
+
+def test_sockets_have_fixed_quantities(seller: Seller) -> None:
+    """A rule that looks into an answer for its quantity refuses the start when one of the app's websockets falls under
+    it, and names both; a rule of the websocket's own before it heals that."""
+    seller.farebox.protect(seller.app)
+
+    @seller.app.websocket("/sockets/{name}")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    written = seller.config.read_text()
+    rule = '[[routes]]\nmatch = "GET /sockets/**"\ncharges = [{ meter = "tokens", from = "bytes" }]\n'
+    seller.config.write_text(written.replace("[[routes]]", rule + "[[routes]]", 1))
+    with pytest.raises(ConfigError, match=r"/sockets/\{name\} is a websocket.*'GET /sockets/\*\*'"), seller.open():
+        pass
+    seller.config.write_text(written + rule)
+    with seller.open() as kit:
+        assert kit.parked() == {}
 
 
 def test_charges_that_come_too_late(seller: Seller) -> None:

@@ -1,0 +1,45 @@
+"""Quantities that could not be believed: said in the log, counted by meter and reason. Never stops a call."""
+
+import threading
+from collections import Counter
+from typing import Final
+
+import structlog
+
+from farebox.domain.measures import Fault, said
+
+__all__ = ["Parking"]
+
+_MEANING: Final = "counted with its minimum; `farebox.record` or `farebox usage adjust` mends it"
+
+_log = structlog.get_logger("farebox.quantities")
+
+
+class Parking:
+    """Where faulty quantities are put, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many since the start, by meter and reason."""
+        with self._lock:
+            return dict(self._counts)
+
+    def park(
+        self, account_id: str, route: str, meter: str, fault: Fault, found: object = None, source: str = ""
+    ) -> None:
+        """Say that a call's quantity of this meter was not what it should be, with what was found, cut short."""
+        with self._lock:
+            self._counts[meter, fault.value] += 1
+        _log.error(
+            "quantity_parked",
+            account=account_id,
+            route=route,
+            meter=meter,
+            reason=fault.value,
+            source=source,
+            found=said(found),
+            meaning=_MEANING,
+        )

@@ -1,0 +1,222 @@
+"""Usage from anywhere: jobs, other processes, whatever is no call. Each event counts once for its account and id, in
+the hour and the billing period in which it was used; a bad one never loses the others.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final
+
+from farebox.domain.accounts import boundaries_of
+from farebox.domain.catalog import Meter
+from farebox.domain.measures import said
+from farebox.domain.usage import Increment, Recorded, UsageEvent, bucket_start, checked_quantity, record_conflict
+from farebox.errors import (
+    AccessRefused,
+    AccountSettling,
+    AccountUnknown,
+    InputInvalid,
+    MeterUnknown,
+    RecordConflict,
+    RequestRefused,
+    UsageError,
+)
+from farebox.metering.presence import Admissions
+from farebox.metering.recorder import Recorder
+from farebox.ports import Clock, Store
+
+__all__ = [
+    "RECORDS_PER_COMMIT_MAX",
+    "RECORD_AGE_SECONDS_MAX",
+    "RECORD_AHEAD_SECONDS_MAX",
+    "RECORD_ID_CHARACTERS_MAX",
+    "Records",
+]
+
+RECORD_ID_CHARACTERS_MAX: Final = 200
+RECORD_AGE_SECONDS_MAX: Final = 34 * 86_400
+RECORD_AHEAD_SECONDS_MAX: Final = 300
+RECORDS_PER_COMMIT_MAX: Final = 100
+_NAME_CHARACTERS_MAX: Final = 64
+_OPERATION: Final = "record"
+_Refusal = UsageError | RequestRefused | AccessRefused
+_Refusals = (UsageError, RequestRefused, AccessRefused)
+_Name = tuple[str, str]  # an account and its id for an event
+_Values = dict[_Name, tuple[str, int]]  # a meter and a quantity
+_Good = tuple[int, UsageEvent, int]  # an event's number, itself, and when it was used
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an account's usage goes: the edges that split its hours, and since when it has been billed."""
+
+    edges: tuple[int, ...]
+    since_at: int | None
+
+
+_Places = dict[str, _Place | _Refusal]
+
+
+class Records:
+    """Records events on the event loop; the store is read on the readers' threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        recorder: Recorder,
+        clock: Clock,
+        meters: Mapping[str, Meter],
+        admissions: Admissions,
+        readers: Executor,
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._clock = clock
+        self._meters = meters
+        self._admissions = admissions
+        self._readers = readers
+
+    async def record(self, event: UsageEvent) -> None:
+        """Durable on return. UsageError or RequestRefused say what is wrong with it, AccountSettling to come again."""
+        at = self._check(event)
+        admission = self._admissions.enter()
+        try:
+            place = await asyncio.get_running_loop().run_in_executor(self._readers, self._place, event.account_id)
+            await self._recorder.record([_increment(event, at, place, "")])
+        finally:
+            admission.leave()
+
+    async def record_many(self, events: Sequence[UsageEvent], key_id: str = "") -> list[Recorded]:
+        """What became of each, in their order, once all that can be are durable. StoreError: repeat them all."""
+        admission = self._admissions.enter()
+        try:
+            return await self._record_many(events, key_id)
+        finally:
+            admission.leave()
+
+    async def _record_many(self, events: Sequence[UsageEvent], key_id: str) -> list[Recorded]:
+        results: list[Recorded | None] = [None] * len(events)
+        good: list[_Good] = []
+        for number, event in enumerate(events):
+            try:
+                good.append((number, event, self._check(event)))
+            except _Refusals as error:
+                results[number] = _rejected(event, error)
+        places, before = await asyncio.get_running_loop().run_in_executor(self._readers, self._look, good)
+        new, again = _sorted_out(good, places, before, key_id, results)
+        for start in range(0, len(new), RECORDS_PER_COMMIT_MAX):
+            await self._commit(new[start : start + RECORDS_PER_COMMIT_MAX], events, results)
+        for number, first in again:
+            made = results[first]
+            recorded = made is not None and made.status == "recorded"
+            results[number] = Recorded(events[number].id, "duplicate") if recorded else made
+        return [result for result in results if result is not None]
+
+    def _look(self, good: Sequence[_Good]) -> tuple[_Places, _Values]:
+        """On a reader's thread: where each account's usage goes, and which of the ids are known already."""
+        places: _Places = {}
+        before: _Values = {}
+        for account_id in dict.fromkeys(event.account_id for _, event, _ in good):
+            try:
+                places[account_id] = self._place(account_id)
+            except _Refusals as error:
+                places[account_id] = error
+            ids = [event.id for _, event, _ in good if event.account_id == account_id]
+            known = self._store.recorded(account_id, ids)
+            before |= {(account_id, id): values for id, values in known.items()}
+        return places, before
+
+    async def _commit(
+        self, new: Sequence[tuple[int, Increment]], events: Sequence[UsageEvent], results: list[Recorded | None]
+    ) -> None:
+        """Together; one by one when another process has used one of the ids since we looked."""
+        try:
+            await self._recorder.record([increment for _, increment in new])
+        except RecordConflict as error:
+            if len(new) == 1:
+                results[new[0][0]] = _rejected(events[new[0][0]], error)
+                return
+            for one in new:
+                await self._commit([one], events, results)
+            return
+        for number, _ in new:
+            results[number] = Recorded(events[number].id, "recorded")
+
+    def _check(self, event: UsageEvent) -> int:
+        """When it was used, if what it says can be. What a database cannot keep must be refused here: there it would
+        look like a lost ledger, and stop everybody."""
+        if not _plain(event.id, RECORD_ID_CHARACTERS_MAX):
+            raise InputInvalid(f"id: a record's id is plain text of 1 to {RECORD_ID_CHARACTERS_MAX} characters.")
+        if not _plain(event.account_id, _NAME_CHARACTERS_MAX):
+            raise AccountUnknown(f"There is no account {said(event.account_id)}.")
+        if not isinstance(event.meter, str) or event.meter not in self._meters:
+            known = ", ".join(sorted(self._meters)) or "none"
+            raise MeterUnknown(f"There is no meter {said(event.meter)} (known: {known}).")
+        checked_quantity(event.quantity, event.meter)
+        now = self._recorder.now_at()
+        if event.at is None:
+            return now
+        if isinstance(event.at, bool) or not isinstance(event.at, int):
+            raise InputInvalid("at: a time is a whole number of Unix seconds.")
+        if event.at > now + RECORD_AHEAD_SECONDS_MAX:
+            raise InputInvalid("at: that time has not come yet.")
+        if event.at < now - RECORD_AGE_SECONDS_MAX:
+            raise InputInvalid("at: that is more than 34 days ago, and Stripe takes no usage so old.")
+        return min(event.at, now)
+
+    def _place(self, account_id: str) -> _Place:
+        store = self._store
+        if store.account(account_id) is None:
+            raise AccountUnknown(f"There is no account {account_id!r}.")
+        held_until = store.held_until(account_id)
+        if held_until is not None and self._clock.now_at() < held_until:
+            raise AccountSettling(
+                f"The subscription of {account_id} is being changed. Record it again in a few seconds."
+            )
+        periods = store.periods(account_id)
+        edges = {edge for period in periods for edge in (period.start, period.end)}
+        edges |= set(boundaries_of(store.subscriptions(account_id)))
+        return _Place(tuple(sorted(edges)), min(edges, default=None))
+
+
+def _sorted_out(
+    good: Sequence[_Good], places: _Places, before: _Values, key_id: str, results: list[Recorded | None]
+) -> tuple[list[tuple[int, Increment]], list[tuple[int, int]]]:
+    """What is to be committed, and which events are like an earlier one of the same batch. The rest has its result."""
+    new: list[tuple[int, Increment]] = []
+    again: list[tuple[int, int]] = []
+    known, first = dict(before), dict[_Name, int]()
+    for number, event, at in good:
+        name, place = (event.account_id, event.id), places[event.account_id]
+        values = (event.meter, checked_quantity(event.quantity, event.meter))
+        try:
+            if known.get(name, values) != values:
+                raise record_conflict(event.id, *known[name])
+            if name in before:
+                results[number] = Recorded(event.id, "duplicate")
+            elif name in first:
+                again.append((number, first[name]))
+            elif isinstance(place, _Place):
+                new.append((number, _increment(event, at, place, key_id)))
+                known[name], first[name] = values, number
+            else:
+                raise place
+        except _Refusals as error:
+            results[number] = _rejected(event, error)
+    return new, again
+
+
+def _increment(event: UsageEvent, at: int, place: _Place, key_id: str) -> Increment:
+    if event.at is not None and place.since_at is not None and at < place.since_at:
+        raise InputInvalid("at: that is before the account's first billing period, and nobody would be billed for it.")
+    start, quantity = bucket_start(at, place.edges), checked_quantity(event.quantity, event.meter)
+    return Increment(event.account_id, event.meter, key_id, _OPERATION, start, quantity, 1, at, event.id)
+
+
+def _plain(text: object, characters_max: int) -> bool:
+    return isinstance(text, str) and text.isprintable() and len(text.strip()) > 0 and len(text) <= characters_max
+
+
+def _rejected(event: UsageEvent, error: _Refusal) -> Recorded:
+    return Recorded(event.id, "rejected", error.code, error.detail)
