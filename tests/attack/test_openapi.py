@@ -40,7 +40,14 @@ CHECKS: list[Any] = [
 ]
 OPERATIONS = sorted(REFUSALS)
 WITHOUT_KEY = {("post", "/checkout"), ("post", "/claim"), ("post", "/webhook")}
-NOTHING_TO_GET_WRONG = {("get", "/usage"), ("get", "/invoices/upcoming"), ("post", "/portal"), ("get", "/keys")}
+NOTHING_TO_GET_WRONG = {
+    ("get", "/usage"),
+    ("get", "/invoices/upcoming"),
+    ("get", "/subscription"),
+    ("delete", "/subscription/change"),
+    ("post", "/portal"),
+    ("get", "/keys"),
+}
 RUNS = [
     pytest.param(operation, mode, keyed, id=f"{' '.join(operation)}, {mode.value}, {'a' if keyed else 'no'} key")
     for operation in OPERATIONS
@@ -83,6 +90,7 @@ class Served:
                 for content in operation.get("requestBody", {}).get("content", {}).values():
                     known = content["schema"].get("properties", {})
                     known.get("plan", {})["enum"] = sorted(self.shop.catalog.plans)
+                    known.get("when", {})["enum"] = ["period_end"]  # to settle, time would have to pass
                     known.get("session_id", {})["enum"] = [session_id, "cs_test_nobody"]
         schema = schemathesis.openapi.from_dict(document)
         schema.config.generation.update(with_security_parameters=not keyed)

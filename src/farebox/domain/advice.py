@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from farebox.domain.catalog import AnyPrice, Catalog, Plan, TieredPrice, format_minor
+from farebox.domain.catalog import AnyPrice, Catalog, Plan, Route, TieredPrice, format_minor
 
 __all__ = ["Advice", "advice_on"]
 
@@ -19,7 +19,7 @@ class Advice:
 def advice_on(catalog: Catalog) -> list[Advice]:
     """All of it, in the order meters, plans, routes."""
     priced = {price.meter for plan in catalog.plans.values() for price in plan.prices}
-    counted = {route.meter for route in catalog.routes if route.meter is not None}
+    counted = {meter for route in catalog.routes for meter in route.meters}
     found = [
         Advice(f"meters.{name}", "no route and no plan uses it", "take it out, or give it a price")
         for name in catalog.meters
@@ -28,11 +28,16 @@ def advice_on(catalog: Catalog) -> list[Advice]:
     for plan in catalog.plans.values():
         found += _advice_on_plan(plan)
     found += [
-        Advice(f"routes[{i}].meter", f"no plan has a price for {route.meter!r}", "it is counted and costs nothing")
+        Advice(_counts(i, route), f"no plan has a price for {meter!r}", "it is counted and costs nothing")
         for i, route in enumerate(catalog.routes)
-        if route.meter is not None and route.meter not in priced
+        for meter in route.meters
+        if meter not in priced
     ]
     return found
+
+
+def _counts(number: int, route: Route) -> str:
+    return f"routes[{number}].meter" if route.terms is None else f"routes[{number}]"
 
 
 def _advice_on_plan(plan: Plan) -> list[Advice]:

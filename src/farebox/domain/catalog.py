@@ -189,6 +189,14 @@ class Route:
     def match(self) -> str:
         return f"{self.method} {self.path}"
 
+    @property
+    def meters(self) -> tuple[str, ...]:
+        """The meters that count its calls."""
+        own = () if self.meter is None else (self.meter,)
+        if self.terms is None:
+            return own
+        return (*own, *(meter for meter, _ in self.terms.fixed), *(one.meter for one in self.terms.measures))
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:

@@ -126,7 +126,7 @@ class WhatIf:
     def compare(self, period: UsedPeriod, now: int) -> Compared:
         """Rate the period twice. InputInvalid when the amounts could not be compared."""
         name = self.renamed.get(period.plan, period.plan)
-        old, new = self.before.plans.get(period.plan), self.after.plans.get(name)
+        old, new = _in_currency(self.before, period.plan, period), _in_currency(self.after, name, period)
         for plan, catalog in ((old, "the current catalog"), (new, "the new one")):
             if plan is not None and plan.currency != (period.currency or plan.currency):
                 raise InputInvalid(
@@ -140,6 +140,12 @@ class WhatIf:
             )
         currency = period.currency or next((plan.currency for plan in (old, new) if plan is not None), "")
         return Compared(period, name, currency, _rated(old, period), _rated(new, period), period.end > now)
+
+
+def _in_currency(catalog: Catalog, name: str, period: UsedPeriod) -> Plan | None:
+    """The plan as the period's account has it; in its main currency where it is not sold in that one."""
+    plan = catalog.plans.get(name)
+    return plan if plan is None else plan.offer_in(period.currency) or plan
 
 
 class Tally:

@@ -75,7 +75,15 @@ class PeriodTables:
             used = _used_in(connection, begun, meters)
             plans = t.periods.outerjoin(t.subscriptions, t.subscriptions.c.id == p.subscription_id)
             query = (
-                sa.select(p.account_id, p.subscription_id, p.start, p.end, p["items"], t.subscriptions.c.plan)
+                sa.select(
+                    p.account_id,
+                    p.subscription_id,
+                    p.start,
+                    p.end,
+                    p["items"],
+                    p.plan,
+                    t.subscriptions.c.plan.label("plan_now"),
+                )
                 .select_from(plans)
                 .where(begun)
                 .order_by(p.account_id, p.start, p.subscription_id)
@@ -84,7 +92,7 @@ class PeriodTables:
                 UsedPeriod(
                     row.account_id,
                     row.subscription_id,
-                    row.plan or "",
+                    row.plan or row.plan_now or "",
                     next((item.currency for item in read_items(row.items)), ""),
                     row.start,
                     row.end,
