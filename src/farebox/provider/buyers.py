@@ -160,10 +160,7 @@ class BuyerCalls(StripeCalls):
             self._release(found)
             made = self._api.subscription_schedules.create(params={"from_subscription": subscription_id}).to_dict()
             running, plan = made["phases"][0], offer.plan
-            kept = [
-                {"price": entry["price"], **({"quantity": entry["quantity"]} if "quantity" in entry else {})}
-                for entry in running["items"]
-            ]
+            kept = [_entry(item) for item in found["items"]["data"]]
             theirs = [_entry(item) for item in found["items"]["data"] if not _is_ours(item)]
             phases = [
                 {"items": kept, "start_date": running["start_date"], "end_date": running["end_date"]},

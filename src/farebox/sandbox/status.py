@@ -28,6 +28,10 @@ def end_subscription(ctx: Context, subscription: StripeObject, reason: str | Non
         subscription["canceled_at"] = ctx.now_at
     if reason is not None:
         subscription["cancellation_details"]["reason"] = reason
+    schedule = ctx.state.objects["subscription_schedule"].get(subscription["schedule"] or "")
+    if schedule is not None and schedule["status"] == "active":
+        schedule.update(status="canceled", canceled_at=ctx.now_at, current_phase=None)
+        ctx.emit("subscription_schedule.canceled", schedule)
     ctx.emit("customer.subscription.deleted", subscription)
 
 

@@ -99,6 +99,14 @@ def test_what_is_scheduled_cannot_be_ended_past_the_schedule(seller: Seller) -> 
     assert seller.post(path, cancel_at_period_end=True)["cancel_at_period_end"]
 
 
+def test_a_subscription_that_ends_takes_its_schedule_along(seller: Seller) -> None:
+    """Cancelled at once, what was planned is cancelled too."""
+    subscription = seller.subscribe()
+    made = planned(seller, subscription, {"price": seller.price(seller.meter_id, "300")})
+    seller.delete(f"/v1/subscriptions/{subscription['id']}")
+    assert seller.get(f"{SCHEDULES}/{made['id']}")["status"] == "canceled"
+
+
 @pytest.mark.parametrize(
     ("changed", "status", "param"),
     [
