@@ -20,7 +20,7 @@ demo: $(VENV)/run.stamp ## Sell an API call on this machine (SMOKE=1: make the w
 test: $(VENV)/test.stamp ## All tests
 	@FAREBOX_CHROMIUM="$$(sh tools/chromium.sh)" && FAREBOX_STRIPE_CLI="$$(sh tools/stripe_cli.sh)" && \
 	FAREBOX_POSTGRES="$$(sh tools/postgres.sh)" && export FAREBOX_CHROMIUM FAREBOX_STRIPE_CLI FAREBOX_POSTGRES && \
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/test.stamp ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

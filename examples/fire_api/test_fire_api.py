@@ -30,11 +30,12 @@ def test_a_report_costs_five_and_knows_its_buyer(kit: Kit) -> None:
 
 
 def test_a_burn_costs_what_it_burns(kit: Kit) -> None:
-    """A quantity that only the handler knows is charged; a senseless one is refused and charges nothing."""
+    """A quantity that only the handler knows is charged; a senseless one is parked, and charges nothing."""
     buyer = kit.paid_client()
     assert len(buyer.get("/burn/7").json()) == 7
-    assert buyer.get("/burn/-1").status_code == 500
+    assert buyer.get("/burn/-1").status_code == 200
     assert kit.usage(buyer) == {"calls": 7}
+    assert kit.parked() == {("calls", "negative"): 1}
 
 
 def test_who_does_not_pay_gets_no_fire(kit: Kit) -> None:

@@ -426,6 +426,26 @@ def test_trials_and_discounts(town: Town) -> None:
 
 
 @covers(
+    "POST GET /v1/subscription_schedules",
+    "GET POST /v1/subscription_schedules/{id}",
+    "POST /v1/subscription_schedules/{id}/release",
+)
+def test_schedules(town: Town) -> None:
+    """A subscription's items are planned for its period's end, and the plan is given up."""
+    v1, (_, price) = town.v1, town.sell()
+    made = v1.subscriptions.create(params={"customer": v1.customers.create().id, "items": [{"price": price.id}]})
+    schedule = v1.subscription_schedules.create(params={"from_subscription": made.id})
+    running = schedule.phases[0]
+    first = {"items": [{"price": price.id}], "start_date": running.start_date, "end_date": running.end_date}
+    coming = {"items": [{"price": price.id}], "duration": {"interval": "month", "interval_count": 2}}
+    changed = v1.subscription_schedules.update(schedule.id, params={"phases": [first, coming]})
+    assert [phase.start_date for phase in changed.phases] == [running.start_date, running.end_date]
+    assert v1.subscription_schedules.retrieve(schedule.id).status == "active"
+    assert v1.subscription_schedules.release(schedule.id).released_subscription == made.id
+    assert [s.status for s in v1.subscription_schedules.list(params={"customer": made.customer}).data] == ["released"]
+
+
+@covers(
     "POST GET /v1/billing/credit_grants",
     "GET POST /v1/billing/credit_grants/{id}",
     "POST /v1/billing/credit_grants/{id}/expire",

@@ -26,6 +26,7 @@ __all__ = ["EXAMPLES", "HOST", "Relay", "Stack", "free_port", "stack_in", "until
 HOST: Final = "127.0.0.1"
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 START_SECONDS_MAX: Final = 120
+HEALTH_SECONDS_MAX: Final = 15  # for which uvicorn waits in vain for a worker that is killed while it is asked
 CARD: Final = {"card_number": "4242424242424242", "exp": "12/40", "cvc": "123"}
 
 
@@ -168,7 +169,7 @@ class Stack:
     def spawn_api(self, *more: str) -> subprocess.Popen[bytes]:
         """The API under uvicorn, with more of its options; a second `--port` wins."""
         uvicorn = ["-m", "uvicorn", self.app[0], "--app-dir", str(self.app[1]), "--log-level", "warning"]
-        uvicorn += ["--timeout-worker-healthcheck", str(START_SECONDS_MAX)]  # a busy machine's slow start is no hang
+        uvicorn += ["--timeout-worker-healthcheck", str(HEALTH_SECONDS_MAX)]  # a busy machine's slow start is no hang
         place = ["--host", HOST, "--port", str(self.api_port), *more]
         return self.spawn(*uvicorn, *place, log="api.log", environment=self.environment)
 

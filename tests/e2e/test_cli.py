@@ -73,7 +73,8 @@ def test_a_second_push_changes_nothing(stack: Stack) -> None:
     dry = said(stack.farebox("push", "--config", "dearer.toml", "--dry-run", "--json"))["changes"]
     (price,) = (c for c in dry if c["object"] == "price")
     assert price["kind"] == "update"
-    assert price["detail"] == "2.00 USD per unit of calls, each month, instead of 1.00 USD, each month"
+    assert price["detail"] == "a new version: calls: 2.00 USD per unit / month; subscribers keep theirs"
+    assert price["differences"] == [{"name": "price", "before": "1.00 USD per unit", "after": "2.00 USD per unit"}]
     assert {c["kind"] for c in said(stack.farebox("push", "--json"))["changes"]} == {"unchanged"}
 
 

@@ -95,7 +95,7 @@ def test_a_wrong_setting_is_refused(stack: Stack, folder: Path, changed: dict[st
     [
         ('meter = "calls"\nquantity', 'meter = "cals"\nquantity', "routes[2].meter"),
         ('unit_amount = "1.00"', "unit_amount = 1.00", "plans.payg.prices[0].unit_amount"),
-        ("[plans.payg]", "[plans.payg", "line"),
+        ("[plans.payg]", "[plans.payg", "farebox.toml:6: not valid TOML"),
     ],
 )
 def test_a_wrong_file_is_refused(stack: Stack, folder: Path, find: str, put: str, words: str) -> None:
