@@ -139,7 +139,7 @@ def _meter_change(meter: Meter, found: StoredMeter | None, provider: Provider, m
 
 
 def _product_change(plan: Plan, prices: dict[str, StoredPrice], provider: Provider, made: _Made) -> Change:
-    keys = [plan.lookup_key(sold) for sold in plan.sold()]
+    keys = [plan.lookup_key(sold) for sold in plan.recurring()]  # the set-up fee has a product of its own
     priced = next((prices[key].product for key in keys if key in prices), None)
     found = priced if priced is not None else provider.product_of_plan(plan.name)
     if found is None:

@@ -88,6 +88,9 @@ class CatalogCalls(StripeCalls):
                 ours[translate.MINIMUM] = str(plan.minimum)
         elif sold.kind is FeeKind.BASE:
             params["recurring"] = {"interval": plan.interval, "usage_type": "licensed"}
+        else:  # a product of its own: its name is all that an invoice says of what is charged once
+            del params["product"]
+            params["product_data"] = {"name": f"{plan.title}, set-up"}
         with asking("create_price"):
             return translate.price_of(self._api.prices.create(params={**params, "metadata": ours}).to_dict())
 

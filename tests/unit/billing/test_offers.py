@@ -111,6 +111,8 @@ def test_everything_of_a_plan_is_in_the_checkout(offers: Shop) -> None:
     assert found["_subscription_data"]["metadata"]["team"] == "search"
     offers.pay(found["id"])
     claimed = offers.claim(found["id"])
+    (first,) = offers.objects("invoice")
+    assert [line["description"] for line in first["lines"]["data"] if line["amount"]] == ["Scale, set-up"]
     subscription = refresh(offers, claimed)
     assert (subscription.status, subscription.plan, subscription.base) == ("trialing", "scale", Decimal(2_900))
     assert [item.price for item in subscription.items] == list(offers.catalog.plans["scale"].prices)
