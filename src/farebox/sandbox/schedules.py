@@ -8,9 +8,9 @@ from farebox.sandbox.errors import invalid, not_modelled, wrong_state
 from farebox.sandbox.params import array, enum, integer, metadata, obj, required, text
 from farebox.sandbox.periods import period_around
 from farebox.sandbox.phases import release_schedule
+from farebox.sandbox.sellable import ITEMS_MAX, check_prices
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, period_end
-from farebox.sandbox.subscriptions import ITEMS_MAX, check_prices
 
 __all__ = ["PHASES_MAX", "ROUTES"]
 
