@@ -35,8 +35,8 @@ class Movement:
     def begin(self, asked: Mapping[str, Any]) -> None:
         """Begin to move: {"advance": "1 month" | seconds} or {"to_at": Unix seconds}, with "settle_seconds" and "wait".
 
-        A span goes on for up to an hour more when it ends while a renewal invoice is still a draft: who says a month
-        wants to see the bill. `to_at` is exact.
+        A span goes on for as long as drafts are kept when it ends while a renewal invoice is still a draft: who says a
+        month wants to see the bill. `to_at` is exact.
         ValueError when it is not understood, would go back or too far, or another move is under way.
         """
         now = self._sandbox.clock.now_at()
