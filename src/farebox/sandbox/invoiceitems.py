@@ -11,6 +11,7 @@ from farebox.sandbox.errors import invalid, wrong_state
 from farebox.sandbox.lines import Plan, single_entry
 from farebox.sandbox.params import boolean, decimal, integer, metadata, obj, required, text
 from farebox.sandbox.pricing import amount_of, rounded
+from farebox.sandbox.sellable import check_product
 from farebox.sandbox.state import StripeObject
 
 __all__ = ["ITEMS_MAX", "ROUTES", "claim_items", "drop_prorations", "new_item", "waiting_items"]
@@ -165,6 +166,7 @@ def _amount(ctx: Context, p: dict[str, Any]) -> tuple[int, str, StripeObject | N
         price = ctx.state.get("price", p["pricing"]["price"], param="pricing[price]", status=400)
         if price["recurring"] is not None or not price["active"]:
             raise invalid("The price must be active and one-time.", param="pricing[price]")
+        check_product(ctx, price, "pricing[price]", "invoice items")
         if "currency" in p and p["currency"].lower() != price["currency"]:
             raise invalid("The currency is the price's.", param="currency")
         return amount_of(price, Decimal(quantity)), price["currency"], price

@@ -1,4 +1,4 @@
-"""What can be sold together: prices that are active, of one currency and interval, each once."""
+"""What can be sold: active prices of products that are not archived; together, of one currency and interval."""
 
 from typing import Any, Final
 
@@ -6,9 +6,32 @@ from farebox.sandbox.core import Context
 from farebox.sandbox.errors import invalid, not_modelled
 from farebox.sandbox.state import StripeObject
 
-__all__ = ["ITEMS_MAX", "check_prices", "check_together"]
+__all__ = ["ITEMS_MAX", "check_prices", "check_product", "check_together", "sellable_price"]
 
 ITEMS_MAX: Final = 20
+_INACTIVE: Final = "The price specified is inactive. This field only accepts active prices."
+
+
+def check_product(ctx: Context, price: StripeObject, param: str, what: str = "subscriptions") -> None:
+    """Refuse anything new at a price of an archived product. What runs already goes on."""
+    product = ctx.state.objects["product"][price["product"]]
+    if not product["active"]:
+        raise invalid(
+            f"The product {product['id']} is marked as inactive, and thus no new {what} can be created to any of its "
+            f"prices. You provided the price {price['id']}.",
+            param=param,
+        )
+
+
+def sellable_price(ctx: Context, id: str, param: str) -> StripeObject:
+    """The active recurring price of this id, of a product that is not archived."""
+    price = ctx.state.get("price", id, param=param, status=400)
+    if price["recurring"] is None:
+        raise invalid("The price specified is set to `type=one_time`, and must be recurring.", param=param)
+    if not price["active"]:
+        raise invalid(_INACTIVE, param=param)
+    check_product(ctx, price, param)
+    return price
 
 
 def check_prices(ctx: Context, items: list[dict[str, Any]], param: str) -> list[StripeObject]:
@@ -18,9 +41,7 @@ def check_prices(ctx: Context, items: list[dict[str, Any]], param: str) -> list[
     prices = []
     for i, entry in enumerate(items):
         where = f"{param}[{i}]"
-        price = ctx.state.get("price", entry["price"], param=f"{where}[price]", status=400)
-        if price["recurring"] is None or not price["active"]:
-            raise invalid("The price must be active and recurring.", param=f"{where}[price]")
+        price = sellable_price(ctx, entry["price"], f"{where}[price]")
         if "quantity" in entry and price["recurring"]["usage_type"] == "metered":
             raise invalid(
                 "Quantity cannot be set for a metered price; report usage to its meter.", param=f"{where}[quantity]"

@@ -17,7 +17,7 @@ from farebox.sandbox.errors import StripeError, invalid, not_modelled, wrong_sta
 from farebox.sandbox.lifecycle import begin, bill_now, cancel_now, due_today, end_trial, resume
 from farebox.sandbox.params import array, boolean, enum, integer, metadata, obj, required, text
 from farebox.sandbox.prorations import Change, apply_change, make_item, plan_change
-from farebox.sandbox.sellable import ITEMS_MAX, check_prices, check_together
+from farebox.sandbox.sellable import ITEMS_MAX, check_prices, check_together, sellable_price
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, period_end
 from farebox.sandbox.taxes import AUTOMATIC_TAX, check_location, subscription_tax
@@ -262,9 +262,9 @@ def planned_items(ctx: Context, subscription: StripeObject, p: dict[str, Any]) -
             raise invalid("Pass the id of an item to change it, or a price to add one.", param=where)
         found = None
         if "price" in entry:
-            found = ctx.state.get("price", entry["price"], param=f"{where}[price]", status=400)
-            if found["recurring"] is None or not found["active"]:
-                raise invalid("The price must be active and recurring.", param=f"{where}[price]")
+            held = next((i["price"] for i in subscription["items"]["data"] if i["id"] == entry.get("id")), None)
+            same = held is not None and held["id"] == entry["price"]  # an item may keep a price that was archived since
+            found = held if same else sellable_price(ctx, entry["price"], f"{where}[price]")
         prices.append(found)
     at = p.get("proration_date", ctx.now_at)
     first = subscription["items"]["data"][0]
