@@ -225,6 +225,11 @@ def delete_customer(ctx: Context, customer: StripeObject) -> StripeObject:
     for subscription in ctx.state.of_customer("subscription", customer["id"]):
         if subscription["status"] not in ENDED:
             end_subscription(ctx, subscription, None)
+    for method in ctx.state.of_customer("payment_method", customer["id"]):
+        method["customer"] = None  # the cards go with the customer
+    customer["invoice_settings"]["default_payment_method"] = None
+    for subscription in ctx.state.of_customer("subscription", customer["id"]):
+        subscription["default_payment_method"] = None
     ctx.emit("customer.deleted", customer)  # the event shows it as it was
     customer["deleted"] = True
     return {"id": customer["id"], "object": "customer", "deleted": True}

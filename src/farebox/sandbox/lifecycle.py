@@ -324,7 +324,8 @@ def cancel_now(ctx: Context, subscription: StripeObject, *, invoice_now: bool, p
     """End it at once. Usage that was not invoiced yet is dropped, unless `invoice_now` bills it."""
     if subscription["status"] in ENDED:
         raise missing_object("subscription", subscription["id"])
-    drop_prorations(ctx, subscription)
+    if not invoice_now and not prorate:
+        drop_prorations(ctx, subscription)
     paying = subscription["status"] not in ("trialing", "incomplete", "paused")
     if prorate and paying:
         keep_items(ctx, unused_time(ctx, subscription, ctx.now_at, own=invoice_now))

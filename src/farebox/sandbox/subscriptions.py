@@ -218,7 +218,7 @@ def _update(ctx: Context) -> StripeObject:
 
 
 def _check_update(ctx: Context, subscription: StripeObject, p: dict[str, Any]) -> None:
-    if subscription["status"] in ENDED:
+    if subscription["status"] in ENDED and p.keys() != {"metadata"}:
         raise wrong_state("A canceled subscription can only update its cancellation_details and metadata.")
     _take_method(ctx, ctx.state.objects["customer"][subscription["customer"]], p)
     if subscription["schedule"] is not None and "cancel_at_period_end" in p:

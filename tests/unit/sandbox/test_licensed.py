@@ -224,7 +224,7 @@ def test_prorations_end_with_their_subscription(seller: Seller) -> None:
     item = {"id": made["items"]["data"][0]["id"], "quantity": 3}
     seller.post(f"/v1/subscriptions/{made['id']}", items=[item])
     assert len(seller.get("/v1/invoiceitems", pending=True)["data"]) == 2
-    seller.delete(f"/v1/subscriptions/{made['id']}", invoice_now=True)
+    seller.delete(f"/v1/subscriptions/{made['id']}")
     assert seller.get("/v1/invoiceitems", pending=True)["data"] == []
     assert len(seller.invoices(made)) == 1
 
