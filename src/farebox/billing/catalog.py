@@ -163,6 +163,8 @@ def _product_change(plan: Plan, prices: dict[str, StoredPrice], provider: Provid
 
 def _product_differences(plan: Plan, found: StoredProduct) -> tuple[tuple[str, str, str], ...]:
     title = (("title", found.title, plan.title),) if found.title != plan.title else ()
+    if not found.active:
+        title = (("active", "no", "yes"), *title)
     names = sorted(set(found.metadata) | set(plan.metadata))
     changed = [name for name in names if found.metadata.get(name) != plan.metadata.get(name)]
     return title + tuple((f"metadata.{n}", found.metadata.get(n, ""), plan.metadata.get(n, "")) for n in changed)
@@ -208,6 +210,7 @@ def _price_differences(sold: Sold, plan: Plan, found: StoredPrice, made: _Made) 
         pairs.append(("meter", found.meter_id or "none", made.meters.get(sold.meter, "a new one")))
     if plan.tax and not found.taxed:
         pairs.append(("tax_behavior", "unspecified", "exclusive"))
-    if not found.active:
+    archived = not found.product.active and found.product.id != made.products.get(plan.name)
+    if not found.active or archived:  # the plan's own product is made active again, a price of another one is replaced
         pairs.append(("active", "no", "yes"))
     return tuple((name, before, after) for name, before, after in pairs if before != after)

@@ -46,11 +46,15 @@ class StoredMeter:
 
 @dataclass(frozen=True, slots=True)
 class StoredProduct:
-    """The product of a plan as the provider has it. `metadata` without Farebox's own."""
+    """The product of a plan as the provider has it. `metadata` without Farebox's own.
+
+    `active` is False for an archived product: the provider sells none of its prices.
+    """
 
     id: str
     title: str
     metadata: Mapping[str, str]
+    active: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class CatalogCalls(StripeCalls):
             return str(self._api.products.create(params=_product(plan)).id)
 
     def update_product(self, product_id: str, plan: Plan, *, stale: Sequence[str]) -> None:
-        params = _product(plan)
+        params = {**_product(plan), "active": True}
         params["metadata"] |= dict.fromkeys(stale, "")
         with asking("update_product"):
             self._api.products.update(product_id, params=params)

@@ -82,7 +82,7 @@ def price_of(found: dict[str, Any]) -> StoredPrice:
 def product_of(found: dict[str, Any]) -> StoredProduct:
     """A product, with what the seller wrote beside our own in its metadata."""
     metadata = {n: v for n, v in (found.get("metadata") or {}).items() if not n.startswith(OURS)}
-    return StoredProduct(found["id"], found.get("name", ""), metadata)
+    return StoredProduct(found["id"], found.get("name", ""), metadata, found.get("active", True))
 
 
 def minimum_of(metadata: dict[str, str]) -> int:

@@ -15,6 +15,7 @@ STREAM: Final = "/v2/billing/meter_event_stream"
 
 _OLDEST_VERSION: Final = "2025-03-31"
 _LIVE: Final = ("sk_live_", "rk_live_")
+_OTHERS: Final = ("stripe-account", "stripe-context")  # a request on behalf of a connected account: there is none
 _TEST: Final = ("sk_test_", "rk_test_")
 
 
@@ -33,7 +34,17 @@ def checked_key(sent: Mapping[str, str]) -> str:
     if version[:10] < _OLDEST_VERSION:
         message = f"The local Stripe speaks {API_VERSION}; {version[:30]} has no billing meters."
         raise StripeError(400, "invalid_request_error", message)
+    for name in _OTHERS:
+        if sent.get(name):
+            raise StripeError(403, "invalid_request_error", _no_access(key, sent[name]), code="account_invalid")
     return key
+
+
+def _no_access(key: str, account: str) -> str:
+    return (
+        f"The provided key '{key[:8]}***' does not have access to account '{account[:60]}' (or that account does not "
+        "exist). Application access may have been revoked."
+    )
 
 
 def account_of_session(sent: Mapping[str, str], accounts: Mapping[str, State], now_at: int) -> State:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from farebox.sandbox.auth import STREAM, account_of_session, checked_key
 from farebox.sandbox.clock import SandboxClock
 from farebox.sandbox.decimals import encode
-from farebox.sandbox.errors import StripeError, not_modelled
+from farebox.sandbox.errors import StripeError, missing_object, not_modelled
 from farebox.sandbox.expansion import expanded
 from farebox.sandbox.faults import Faults, Reset
 from farebox.sandbox.forms import Form, decode
@@ -47,6 +47,7 @@ IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 255
 _METER_EVENTS: Final = ("/v1/billing/meter_events", "/v2/billing/meter_events")
 _CLOCKS: Final = "/v1/test_helpers/test_clocks"
 _PUSHED: Final = "stripe-request-trigger"  # the SDK fetches what an event notification is about
+_GONE: Final = {"deleted": True}
 _BY_HAND: Final = ("curl/", "HTTPie/", "Wget/", "Mozilla/")  # who reads the answer as it comes
 _EXPAND: Final = {"expand": array(text(), 20)}
 _PAGING: Final = {"limit": integer(1, PAGE_ITEMS_MAX), "starting_after": text(), "ending_before": text()}
@@ -143,6 +144,7 @@ class SandboxCore:
         self.accounts: dict[str, State] = {}
         self.aggregation_lag_seconds = 0
         self.after_retries = "canceled"  # or unpaid, past_due: what a subscription becomes that could not be paid
+        self.grace_seconds = 3_600  # how long a draft that advances by itself stays one
         self.late_validation = False  # whether a meter event's customer and value are looked at by aggregation only
         self.base_url = "http://127.0.0.1:8001"
         self._routes = [(route, compiled(route.template)) for route in routes]
@@ -352,8 +354,13 @@ class SandboxCore:
                 remember(state, *asked, self.now_at, (answer.status, answer.body) if answer is not None else None)
 
 
-def page(ctx: Context, things: list[StripeObject], url: str) -> StripeObject:
-    """One page of a list, newest first, with Stripe's cursors."""
+def page(ctx: Context, things: list[StripeObject], url: str, *, of_deleted: bool = False) -> StripeObject:
+    """One page of a list, newest first, with Stripe's cursors. A list of a customer's objects needs one that is there,
+    and not deleted unless the list is `of_deleted` ones too."""
+    customer_id = ctx.params.get("customer")
+    customer = ctx.state.objects["customer"].get(customer_id or "", _GONE)
+    if customer_id is not None and customer.get("deleted") and not of_deleted:
+        raise missing_object("customer", customer_id, "customer", status=400)
     things = list(reversed(things))
     limit = ctx.params.get("limit", 10)
     ids = [thing["id"] for thing in things]

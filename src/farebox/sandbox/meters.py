@@ -215,7 +215,7 @@ def _summaries(ctx: Context) -> StripeObject:
                     "start_time": at,
                 }
             )
-    return page(ctx, found, f"/v1/billing/meters/{meter['id']}/event_summaries")
+    return page(ctx, found, f"/v1/billing/meters/{meter['id']}/event_summaries", of_deleted=True)
 
 
 _EVENT: Final = {

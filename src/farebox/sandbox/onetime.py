@@ -5,6 +5,7 @@ from typing import Any, Final
 from farebox.sandbox.core import Context
 from farebox.sandbox.errors import invalid
 from farebox.sandbox.params import enum, metadata, obj, required, text
+from farebox.sandbox.sellable import check_product
 from farebox.sandbox.state import StripeObject
 
 __all__ = [
@@ -43,6 +44,7 @@ def one_time_items(ctx: Context, asked: list[dict[str, Any]]) -> list[StripeObje
         price = ctx.state.get("price", entry["price"], param=f"{where}[price]", status=400)
         if not price["active"]:
             raise invalid("The price specified is inactive. This field only accepts active prices.", param=where)
+        check_product(ctx, price, f"{where}[price]", "payments")
         if price["recurring"] is not None:
             raise invalid(
                 "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode or "

@@ -94,8 +94,7 @@ def _of_an_old_one(
     if details.get("cancel_now"):
         credits = unused_time(ctx, subscription, ctx.now_at) if details.get("proration_behavior") != "none" else []
         plan = [*closing_plan(subscription, ctx.now_at), *map(single_entry, credits)]
-        own = [item for item in waiting if not item["proration"]]  # its own prorations end with it
-        return plan + [single_entry(item) for item in own], subscription, (_start(subscription), ctx.now_at)
+        return plan + [single_entry(item) for item in waiting], subscription, (_start(subscription), ctx.now_at)
     change = planned_items(ctx, subscription, details)
     if change is not None:
         subscription["items"]["data"] = change.items

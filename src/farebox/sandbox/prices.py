@@ -93,7 +93,13 @@ def _product(ctx: Context) -> StripeObject:
             code="parameter_missing" if "product" not in p else None,
         )
     if "product" in p:
-        return ctx.state.get("product", p["product"], param="product", status=400)
+        product = ctx.state.get("product", p["product"], param="product", status=400)
+        if not product["active"]:
+            message = (
+                f"The product {product['id']} is marked as inactive, and thus no new prices can be created for it."
+            )
+            raise invalid(message, param="product")
+        return product
     return create_product(ctx, p["product_data"])
 
 

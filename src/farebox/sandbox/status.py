@@ -32,7 +32,16 @@ def end_subscription(ctx: Context, subscription: StripeObject, reason: str | Non
     if schedule is not None and schedule["status"] == "active":
         schedule.update(status="canceled", canceled_at=ctx.now_at, current_phase=None)
         ctx.emit("subscription_schedule.canceled", schedule)
+    _stop_collection(ctx, subscription["customer"])
     ctx.emit("customer.subscription.deleted", subscription)
+
+
+def _stop_collection(ctx: Context, customer_id: str) -> None:
+    """Stripe tries to collect no finalized invoice of the customer any more, so that nobody is charged unawares."""
+    for invoice in ctx.state.of_customer("invoice", customer_id):
+        if invoice["status"] == "open" and invoice["auto_advance"]:
+            invoice.update(auto_advance=False, next_payment_attempt=None)
+            ctx.emit("invoice.updated", invoice, {"auto_advance": True})
 
 
 def period_end(subscription: StripeObject) -> int:

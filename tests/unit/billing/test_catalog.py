@@ -161,6 +161,30 @@ def test_a_retired_price_is_made_again(shop: Shop) -> None:
     assert {kind for kind, _, _ in shop.push(catalog_of())} == {"unchanged"}
 
 
+def test_an_archived_product_is_sold_again(shop: Shop) -> None:
+    """A product that somebody archived at Stripe is made active again: Stripe sells no price of an archived one."""
+    shop.push(catalog_of())
+    (product,) = shop.state.all("product")
+    product["active"] = False
+    (change,) = [change for change in plan_push(catalog_of(), shop.provider) if change.kind != "unchanged"]
+    assert (change.kind, change.object, change.differences) == ("update", "product", (("active", "no", "yes"),))
+    shop.push(catalog_of())
+    assert product["active"] is True
+    assert {kind for kind, _, _ in shop.push(catalog_of())} == {"unchanged"}
+
+
+def test_a_price_of_another_archived_product_is_made_again(shop: Shop) -> None:
+    """A price that hangs on an archived product of its own, such as a set-up fee's, is replaced."""
+    fee = catalog_of()
+    fee.plans["payg"] = replace(fee.plans["payg"], setup_fee=Decimal(500))
+    shop.push(fee)
+    product = next(p for p in shop.state.all("product") if p["name"].endswith("set-up"))
+    product["active"] = False
+    changed = [entry for entry in shop.push(fee) if entry[0] != "unchanged"]
+    assert changed == [("update", "price", "farebox_payg:setup")]
+    assert {kind for kind, _, _ in shop.push(fee)} == {"unchanged"}
+
+
 def test_a_second_plan_leaves_the_first_alone(shop: Shop) -> None:
     """Another plan on the same meters gets a product and prices of its own."""
     shop.push(catalog_of())

@@ -95,6 +95,15 @@ def test_versions_without_meters(client: TestClient) -> None:
         assert client.get("/v1/account", headers={**AUTH, "Stripe-Version": version}).status_code == status
 
 
+@pytest.mark.parametrize("header", ["Stripe-Account", "Stripe-Context"])
+@pytest.mark.parametrize("path", ["/v1/customers", "/v2/core/event_destinations"])
+def test_no_key_reaches_another_account(client: TestClient, header: str, path: str) -> None:
+    """There are no connected accounts: a request on behalf of one is refused and does nothing."""
+    reply = client.get(path, headers={**AUTH, header: "acct_123456789"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "account_invalid")
+    assert "acct_123456789" in reply.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

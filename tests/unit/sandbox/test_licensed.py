@@ -22,8 +22,10 @@ def buy(seller: Seller, *items: dict[str, Any], number: str = GOOD_CARD, **param
 
 
 def payer(seller: Seller, number: str = GOOD_CARD) -> str:
-    """A customer with a card, and no subscription any more."""
+    """A customer whose default is a card, and who has no subscription any more."""
     bought = seller.subscribe(number)
+    card = {"default_payment_method": bought["default_payment_method"]}
+    seller.post(f"/v1/customers/{bought['customer']}", invoice_settings=card)
     seller.delete(f"/v1/subscriptions/{bought['id']}")
     return str(bought["customer"])
 
@@ -222,7 +224,7 @@ def test_prorations_end_with_their_subscription(seller: Seller) -> None:
     item = {"id": made["items"]["data"][0]["id"], "quantity": 3}
     seller.post(f"/v1/subscriptions/{made['id']}", items=[item])
     assert len(seller.get("/v1/invoiceitems", pending=True)["data"]) == 2
-    seller.delete(f"/v1/subscriptions/{made['id']}", invoice_now=True)
+    seller.delete(f"/v1/subscriptions/{made['id']}")
     assert seller.get("/v1/invoiceitems", pending=True)["data"] == []
     assert len(seller.invoices(made)) == 1
 

@@ -289,10 +289,11 @@ def test_a_card_that_fails_at_renewal(seller: Seller) -> None:
     ended = seller.subscription(subscription["id"])
     assert (ended["status"], ended["ended_at"]) == ("canceled", tries)
     assert ended["cancellation_details"]["reason"] == "payment_failed"
-    assert seller.events()[-6:] == [
+    assert seller.events()[-7:] == [
         "invoice.payment_failed",
         "customer.subscription.updated",
         *["invoice.payment_failed"] * 3,
+        "invoice.updated",
         "customer.subscription.deleted",
     ]
     (updated, _) = seller.get("/v1/events", type="customer.subscription.updated")["data"]
