@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine import Connection, Row
 
 from farebox.domain.access import Facts, Standing
@@ -18,6 +19,7 @@ from farebox.domain.accounts import (
     Account,
     Checkout,
     Subscription,
+    double_subscriptions,
     with_status_times,
 )
 from farebox.domain.audit import AuditEntry
@@ -31,6 +33,7 @@ from farebox.store.usage import key_was_used
 
 __all__ = ["AccountTables", "Applied", "apply_subscriptions", "subscriptions_of"]
 
+_log = structlog.get_logger("farebox.accounts")
 _ACCOUNT = (
     t.accounts.c.id,
     t.accounts.c.created_at,
@@ -269,9 +272,11 @@ def apply_subscriptions(
     ended = {s.id: s for s in old if s.status in TERMINAL_STATUSES}
     kept = [s for s in ended.values() if s.id not in {f.id for f in fetched}]
     new = with_status_times(old, [*(ended.get(s.id, s) for s in fetched), *kept], at)
-    record_periods(connection, account_id, new)
+    new = record_periods(connection, account_id, new)
     if new == old:
         return Applied.UNCHANGED
+    for meter, ids in double_subscriptions(new).items():
+        _log.error("double_subscription", account=account_id, meter=meter, subscriptions=ids)
     connection.execute(sa.delete(t.subscriptions).where(t.subscriptions.c.account_id == account_id))
     if new:
         connection.execute(sa.insert(t.subscriptions), [{**_columns(s), "account_id": account_id} for s in new])
@@ -291,6 +296,9 @@ def _columns(subscription: Subscription) -> dict[str, Any]:
         "items": items_text(subscription.items),
         "base": None if subscription.base is None else str(subscription.base),
         "next_plan": subscription.next_plan,
+        "ended_at": subscription.ended_at,
+        "cancel_at": subscription.cancel_at,
+        "trial_end": subscription.trial_end,
     }
 
 
@@ -307,4 +315,7 @@ def _subscription(row: Row[Any]) -> Subscription:
         status_since_at=row.status_since_at,
         base=None if row.base is None else Decimal(row.base),
         next_plan=row.next_plan,
+        ended_at=row.ended_at,
+        cancel_at=row.cancel_at,
+        trial_end=row.trial_end,
     )
