@@ -100,8 +100,9 @@ def periods_of(
             items = tuple(item for item in subscription.items if item.period.end == interval_end)
             key = (_start_of(items, subscription.id, found.values()), subscription.id)
             before, over_at = found.get(key), _end_of(subscription, interval_end)
-            if before is None and over_at <= key[0]:
-                continue  # it had ended before it began
+            ended_at = over_at if subscription.ended_at is None else subscription.ended_at
+            if before is None and min(over_at, ended_at) <= key[0]:
+                continue  # it had ended before this began
             if before is None or before.finalized_at is None:
                 period = BillingPeriod(account_id, subscription.id, key[0], max(over_at, key[0] + 1), items)
                 found[key] = _as_sold(period, subscription, before)
