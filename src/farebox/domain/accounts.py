@@ -12,6 +12,7 @@ from farebox.domain.catalog import AnyPrice
 from farebox.domain.usage import Period
 
 __all__ = [
+    "BILLING_STATUSES",
     "TERMINAL_STATUSES",
     "Account",
     "Checkout",
@@ -27,7 +28,7 @@ __all__ = [
 
 TERMINAL_STATUSES: Final = frozenset({"canceled", "incomplete_expired"})
 _ALLOWED: Final = frozenset({"active", "trialing", "past_due"})
-_BILLING: Final = _ALLOWED | {"unpaid"}  # Stripe makes invoices of these
+BILLING_STATUSES: Final = _ALLOWED | {"unpaid"}  # Stripe makes invoices of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def double_subscriptions(subscriptions: Iterable[Subscription]) -> dict[str, tup
     """Meters that more than one living subscription bills, with the subscriptions' ids: each call is billed twice."""
     by_meter: dict[str, set[str]] = {}
     for subscription in subscriptions:
-        if subscription.status in _BILLING:
+        if subscription.status in BILLING_STATUSES:
             for item in subscription.items:
                 by_meter.setdefault(item.meter, set()).add(subscription.id)
     return {meter: tuple(sorted(ids)) for meter, ids in sorted(by_meter.items()) if len(ids) > 1}

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection, Row
 
 from farebox.domain.access import Facts, Standing
 from farebox.domain.accounts import (
+    BILLING_STATUSES,
     TERMINAL_STATUSES,
     Account,
     Checkout,
@@ -99,6 +100,19 @@ class AccountTables:
     def subscriptions(self, account_id: str) -> tuple[Subscription, ...]:
         with self._database.read() as connection:
             return subscriptions_of(connection, account_id)
+
+    def billing_subscriptions(self, *, after: str = "", limit: int) -> dict[str, list[Subscription]]:
+        s = t.subscriptions.c
+        bills = s.status.in_(sorted(BILLING_STATUSES)) & (s.account_id > after)
+        page = sa.select(s.account_id).distinct().where(bills).order_by(s.account_id).limit(limit)
+        found: dict[str, list[Subscription]] = {}
+        with self._database.read() as connection:
+            ids = list(connection.execute(page).scalars())
+            if ids:
+                query = sa.select(t.subscriptions).where(bills, s.account_id <= ids[-1]).order_by(s.account_id, s.id)
+                for row in connection.execute(query):
+                    found.setdefault(row.account_id, []).append(_subscription(row))
+        return found
 
     def take_fence(self, account_id: str) -> int:
         with self._database.write() as connection:

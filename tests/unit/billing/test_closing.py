@@ -1,21 +1,29 @@
 """When a billing period is closed, however its subscription ends, and what is said of it until then (I15)."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from tests.shop import CATALOG, Shop, bearer, open_shop
+from structlog.testing import capture_logs
+from tests.shop import CATALOG, START_AT, Shop, bearer, open_shop
+from tests.unit.billing.test_change import PLANS, change
 from tests.unit.billing.test_late import DAY, billed, items_at_stripe, late, pass_time
 
+from farebox.billing.doctor import Finding, diagnose
 from farebox.billing.inbox import InboxWorker, refresh_account
+from farebox.billing.late import LateBiller
 from farebox.domain.accounts import Account, entitlement_end
 from farebox.domain.balance import Verdict
-from farebox.domain.catalog import Price
+from farebox.domain.catalog import Catalog, Meter, Price
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.invoices import BilledInvoice, BilledLine
-from farebox.errors import ProviderRejected, ProviderUnavailable
+from farebox.domain.usage import Batch, Increment
+from farebox.errors import CustomerGone, ProviderRejected, ProviderUnavailable
+from farebox.metering.reconciler import Reconciler
+from farebox.metering.sealer import Sealer
 from farebox.sandbox import checkout as hosted_checkout
 
 HOUR: Final = 3_600
@@ -399,6 +407,10 @@ def test_a_deleted_customer_has_no_subscriptions(shop: Shop, monkeypatch: pytest
     shop.runtime.background.flush()
     shop.at_stripe("DELETE", f"/v1/customers/{account.customer_id}")
     refuse_the_customer(shop, monkeypatch)
+    with pytest.raises(CustomerGone):  # the ledger is bound to no account of Stripe's yet: the key may be a wrong one
+        refresh(shop)
+    assert [s.status for s in shop.store.subscriptions(account.id)] == ["active"]
+    shop.runtime.background._bind()
     worker = InboxWorker(shop.store, shop.provider, shop.clock, shop.entropy, late(shop))
     event = InboxEvent("evt_1", "customer.deleted", "x", account.customer_id, shop.clock.now_at(), False)
     shop.store.add_event(event, at=shop.clock.now_at())
@@ -427,3 +439,131 @@ def refuse_the_customer(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         return answer
 
     monkeypatch.setattr(shop.sandbox, "request", request)
+
+
+def test_a_wrong_key_ends_no_subscription(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9, F28: another Stripe account knows none of our customers; that is no reason to end what they paid for."""
+    buyer = shop.buy()
+    shop.store.bind_ledger("acct_of_the_ledger", False)
+    refuse_the_customer(shop, monkeypatch)
+    with pytest.raises(CustomerGone):
+        refresh(shop)
+    assert [s.status for s in shop.store.subscriptions(buyer.account_id)] == ["active"]
+
+
+def test_two_subscriptions_that_bill_one_meter_are_said_at_once(shop: Shop) -> None:
+    """I15: a second subscription made at Stripe bills each call twice: log, doctor and reconcile say so before the
+    invoice does."""
+    buyer = shop.buy()
+    account = shop.account(buyer)
+    (subscription,) = shop.store.subscriptions(account.id)
+    shop.clock.pass_seconds(DAY)
+    price = subscription.items[0].price_id
+    shop.at_stripe("POST", "/v1/subscriptions", f"customer={account.customer_id}&items[0][price]={price}")
+    with capture_logs() as logs:
+        refresh(shop)
+        refresh(shop)
+    assert [entry["event"] for entry in logs].count("double_subscription") == 1
+    shop.call(buyer.key, 2)
+    shop.runtime.background.flush()
+    assert ("differs", "double_subscription", 2) in reasons(shop)
+    assert [f.status for f in examined(shop, shop.catalog)] == ["fail"]
+    cancel_newest(shop, account)
+    shop.clock.pass_seconds(60)
+    assert [r for r in reasons(shop) if r[1] == "double_subscription"] == []
+    assert [f.status for f in examined(shop, shop.catalog)] == ["ok"]
+
+
+def cancel_newest(shop: Shop, account: Account) -> None:
+    newest = max(shop.store.subscriptions(account.id), key=lambda s: s.created_at)
+    shop.at_stripe("DELETE", f"/v1/subscriptions/{newest.id}")
+    refresh(shop)
+
+
+def examined(shop: Shop, catalog: Catalog) -> list[Finding]:
+    found = diagnose(shop.store, None, shop.clock, catalog, (), webhook_url="", webhook_secrets=1, live=False)
+    return [finding for finding in found if finding.check == "subscriptions"]
+
+
+def test_a_meter_with_another_name_in_the_file(shop: Shop) -> None:
+    """I7: both names of one meter are one sum at Stripe and on the invoice: reconcile calls the right bill right, and
+    doctor says that subscribers have prices under the earlier name."""
+    buyer = shop.buy()
+    account = shop.account(buyer)
+    shop.call(buyer.key, 3)
+    shop.runtime.background.flush()
+    meter = Meter("api_calls", "API calls", shop.catalog.meters["calls"].event_name)
+    catalog = replace(shop.catalog, meters={"api_calls": meter})
+    used = Increment(account.id, "api_calls", "", "GET /api", START_AT, 2, 2, START_AT + 60)
+    shop.store.commit_batch(Batch(shop.entropy.token(), 1, shop.entropy.token(), (used,)))
+    sealer = Sealer(shop.store, shop.clock, catalog)
+    sealer.step(hard=True)
+    shop.runtime.background.flush()
+    reconciler = Reconciler(shop.store, shop.provider, shop.clock, catalog)
+    (one,) = reconciler.run(since=0).comparisons
+    assert (one.meter, one.balance.ledger, one.stripe, one.verdict) == ("calls", 5, 5, Verdict.AGREES)
+    pass_time(shop, 31 * DAY + 3 * HOUR)
+    LateBiller(shop.store, shop.provider, shop.clock, catalog).step()
+    first = reconciler.run(since=0).comparisons[0]
+    assert first.bill is not None
+    assert (first.bill.quantity, first.balance.ledger, first.verdict) == (5, 5, Verdict.AGREES)
+    (finding,) = examined(shop, catalog)
+    assert (finding.status, "prices for meter calls, which is not in the file" in finding.detail) == ("warn", True)
+
+
+def test_a_meter_added_at_stripe(tmp_path: Path) -> None:
+    """I6, I15: a second price that the seller adds in mid-period at Stripe leaves the first one its whole period."""
+    both = """
+[plans.both]
+title = "Both"
+[[plans.both.prices]]
+meter = "calls"
+unit_amount = "1.00"
+[[plans.both.prices]]
+meter = "tokens"
+unit_amount = "0.10"
+"""
+    with open_shop(tmp_path, catalog=TWO_METERS + both) as shop:
+        buyer = shop.buy()
+        account = shop.account(buyer)
+        (subscription,) = shop.store.subscriptions(account.id)
+        shop.call(buyer.key, 2)
+        shop.runtime.background.flush()
+        shop.clock.pass_seconds(10 * DAY)
+        price = next(p["id"] for p in shop.objects("price") if p["lookup_key"] == "farebox_both_tokens")
+        shop.at_stripe("POST", f"/v1/subscriptions/{subscription.id}", f"items[0][price]={price}")
+        refresh(shop)
+        shop.clock.pass_seconds(DAY)
+        shop.call(buyer.key, 5)
+        shop.runtime.background.flush()
+        shop.call(buyer.key, 3)
+        assert shop.client.get("/billing/usage", headers=bearer(buyer.key)).json()["total"] == 1_000
+        pass_time(shop, 22 * DAY)
+        assert late(shop).step() == 1
+        pass_time(shop, 31 * DAY)
+        late(shop).step()
+        assert billed(shop) == 1_000
+        assert reasons(shop) == []
+
+
+def test_a_phase_that_begins_late(tmp_path: Path) -> None:
+    """I6, I15: calls between a period's end and Stripe's next phase belong to the new period, at its price."""
+    with open_shop(tmp_path, catalog=PLANS) as shop:
+        buyer = shop.buy()
+        account = shop.account(buyer)
+        change(shop, buyer, "bulk")
+        (subscription,) = shop.store.subscriptions(account.id)
+        end = subscription.items[0].period.end
+        shop.clock.pass_seconds(end - shop.clock.now_at())
+        shop.at_stripe("GET", "/v1/account")
+        for item in shop.stripe.objects["subscription"][subscription.id]["items"]["data"]:
+            item["created"] = end + 240
+        shop.clock.pass_seconds(60)
+        shop.call(buyer.key, 9)
+        shop.clock.pass_seconds(300)
+        refresh(shop)
+        assert [(p.start, p.plan) for p in shop.store.periods(account.id)][1:] == [(end, "bulk")]
+        shop.runtime.background.flush()
+        assert reasons(shop) == []
+        usage = shop.client.get("/billing/usage", headers=bearer(buyer.key)).json()
+        assert [m["quantity"] for m in usage["meters"]] == [9]
