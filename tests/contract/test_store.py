@@ -915,7 +915,8 @@ def test_periods_are_looked_at_in_the_order_of_their_times(store: Store) -> None
     assert store.periods_to_look_at(now=due - 1, limit=9) == []
     assert [p.end - AT - DAY for p in store.periods_to_look_at(now=due + 3, limit=9)] == [0, 1, 2, 3]
     first, second = store.periods_to_look_at(now=due + 9, limit=2)
-    store.look_again(first, due + 100)
+    assert store.take_look(first, now=due + 9, until=due + 100)
+    assert not store.take_look(first, now=due + 9, until=due + 50), "somebody else has it"
     store.look_again(second, None)
     assert [p.end - AT - DAY for p in store.periods_to_look_at(now=due + 100, limit=9)] == [2, 3, 4, 0]
 
@@ -928,6 +929,8 @@ def test_a_second_invoice_is_kept(store: Store) -> None:
     more = PeriodBill("in_2", AT + 40 * DAY, {"calls": MeterBill(7, 11, 11)})
     assert not store.update_bill(period, more)
     store.close_period(period, PeriodBill(None, AT + 31 * DAY, {}, AT + 35 * DAY), plan=None, now=AT + 31 * DAY)
+    assert store.periods_to_look_at(now=AT + 35 * DAY, limit=9) == store.periods(account.id)
+    store.look_again(period, None)  # read before it was closed: whoever closed it knows when to look
     assert store.periods_to_look_at(now=AT + 35 * DAY, limit=9) == store.periods(account.id)
     assert store.update_bill(period, more)
     assert not store.update_bill(period, more)

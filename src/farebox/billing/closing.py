@@ -63,7 +63,8 @@ class Closer:
         unread = 0
         for period in self._store.periods_to_look_at(now=self._clock.now_at(), limit=PERIODS_LOOKED_AT_MAX):
             # First, so that no fault and no other process has it looked at again at once.
-            self._store.look_again(period, self._next_look_at(period))
+            if not self._store.take_look(period, now=self._clock.now_at(), until=self._next_look_at(period)):
+                continue
             before = self._store.periods(period.account_id, since=period.start - 1)
             error = self._look([*(p for p in before if _precedes(p, period)), period])
             if error is not None and not isinstance(error, ProviderRejected):

@@ -68,10 +68,12 @@ def has_ended(subscription: Subscription | None) -> bool:
 
 
 def draft_of(period: BillingPeriod, invoices: Iterable[BilledInvoice]) -> BilledInvoice | None:
-    """An invoice that is not final and may bill some of the period."""
+    """An invoice that is not final and may bill some of the period: one with lines of it, or one that ends in it and
+    does not only hold what somebody added by hand."""
     for invoice in invoices:
         if invoice.subscription_id == period.subscription_id and not invoice.is_final:
-            ends_inside = period.start < invoice.period_end <= period.end
+            by_hand = bool(invoice.lines) and all(line.item_id is None for line in invoice.lines)
+            ends_inside = period.start < invoice.period_end <= period.end and not by_hand
             if ends_inside or _lines_by_item(invoice, period):
                 return invoice
     return None

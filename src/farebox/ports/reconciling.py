@@ -46,8 +46,12 @@ class ReconcilingStore(Protocol):
         end, unless it was closed by then."""
         ...
 
+    def take_look(self, period: BillingPeriod, *, now: int, until: int | None) -> bool:
+        """Put the look that is due off until then (None: for ever). False when somebody else has taken it."""
+        ...
+
     def look_again(self, period: BillingPeriod, at: int | None) -> None:
-        """Look for the period's invoices then; None: never again."""
+        """Look for the period's invoices then; None: never again. Nothing when it was closed since it was read."""
         ...
 
     def update_bill(self, period: BillingPeriod, bill: PeriodBill) -> bool:

@@ -69,9 +69,18 @@ class PeriodTables:
         with self._database.read() as connection:
             return [read_period(row) for row in connection.execute(query)]
 
-    def look_again(self, period: BillingPeriod, at: int | None) -> None:
+    @rerun
+    def take_look(self, period: BillingPeriod, *, now: int, until: int | None) -> bool:
+        due = is_period(period) & (t.periods.c.next_look_at <= now)
         with self._database.write() as connection:
-            connection.execute(sa.update(t.periods).where(is_period(period)).values(next_look_at=at))
+            return connection.execute(sa.update(t.periods).where(due).values(next_look_at=until)).rowcount == 1
+
+    @rerun
+    def look_again(self, period: BillingPeriod, at: int | None) -> None:
+        closed = t.periods.c.finalized_at
+        as_read = closed.is_(None) if period.finalized_at is None else closed.is_not(None)
+        with self._database.write() as connection:
+            connection.execute(sa.update(t.periods).where(is_period(period), as_read).values(next_look_at=at))
 
     @rerun
     def update_bill(self, period: BillingPeriod, bill: PeriodBill) -> bool:
