@@ -1,10 +1,12 @@
 """`farebox doctor`: what is wrong between the configuration, the ledger and Stripe, and what to do about each."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from farebox.billing.catalog import plan_push
+from farebox.domain.accounts import double_subscriptions
 from farebox.domain.catalog import Catalog
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
 from farebox.domain.keys import Pepper
@@ -12,8 +14,10 @@ from farebox.domain.reports import ReportState
 from farebox.errors import FareboxError, ProviderError, ProviderForbidden
 from farebox.ports import Clock, Provider, SpoolSummary, Store
 
-__all__ = ["OPEN_EVENT_SECONDS_MAX", "Finding", "diagnose"]
+__all__ = ["ACCOUNTS_PAGE_MAX", "DOUBLES_SHOWN_MAX", "OPEN_EVENT_SECONDS_MAX", "Finding", "diagnose"]
 
+ACCOUNTS_PAGE_MAX: Final = 500  # read from the ledger at once
+DOUBLES_SHOWN_MAX: Final = 5
 OPEN_EVENT_SECONDS_MAX: Final = 1_800  # unreported usage older than this is worth an alarm
 _FORBIDDEN: Final = "Use a valid key; a restricted one needs the permissions listed in docs/how-to/go-live.md."
 _NOT_ASKED: Final = "Catalog, webhook endpoint and portal were not checked."
@@ -49,6 +53,7 @@ def diagnose(
     yield from _guarded("key peppers", lambda: _peppers(store, clock, peppers))
     yield from _guarded("reports", lambda: _reports(store, clock))
     yield from _guarded("inbox", lambda: _inbox(store))
+    yield from _guarded("subscriptions", lambda: _subscriptions(store, catalog))
     if spool is not None:
         yield _spool(spool, clock)
 
@@ -191,6 +196,30 @@ def _reports(store: Store, clock: Clock) -> Iterator[Finding]:
 
 def _inbox(store: Store) -> Iterator[Finding]:
     yield Finding("inbox", "ok", f"{store.inbox_waiting()} webhook events waiting")
+
+
+def _subscriptions(store: Store, catalog: Catalog) -> Iterator[Finding]:
+    """Who is billed twice for one call, and who for what the file does not sell."""
+    twice: list[str] = []
+    unsold: Counter[str] = Counter()
+    count, after = 0, ""
+    while page := store.billing_subscriptions(after=after, limit=ACCOUNTS_PAGE_MAX):
+        for account_id, subscriptions in page.items():
+            count += len(subscriptions)
+            unsold.update({item.meter for s in subscriptions for item in s.items} - catalog.meters.keys())
+            if double_subscriptions(subscriptions):
+                twice.append(account_id)
+            after = account_id
+    if twice:
+        shown = ", ".join(twice[:DOUBLES_SHOWN_MAX]) + (", …" if len(twice) > DOUBLES_SHOWN_MAX else "")
+        detail = f"{len(twice)} accounts have subscriptions that bill one meter at once: {shown}"
+        yield Finding("subscriptions", "fail", detail, "Each call is billed twice: end one of them at Stripe.")
+    for meter, accounts in sorted(unsold.items()):
+        detail = f"subscribers have prices for meter {meter}, which is not in the file (accounts: {accounts})"
+        advice = f"Keep [meters.{meter}] under its name until nobody has such a price: usage of another name has none."
+        yield Finding("subscriptions", "warn", detail, advice)
+    if not twice and not unsold:
+        yield Finding("subscriptions", "ok", f"{count} that are billed, each meter by one of them")
 
 
 def _spool(spool: SpoolSummary, clock: Clock) -> Finding:

@@ -1,4 +1,4 @@
-"""Periods are closed when their invoice is final, and what it lacks is billed as invoice items, each once (L10).
+"""What the final invoice of a period lacks is billed as invoice items, each once (L10).
 
 The ledger's row comes first, then the item at Stripe, found again by its name: no crash between them bills twice.
 """
@@ -8,29 +8,20 @@ from typing import Final
 
 import structlog
 
+from farebox.billing.closing import Closer
 from farebox.domain.accounts import TERMINAL_STATUSES, Account
 from farebox.domain.catalog import Catalog
 from farebox.domain.corrections import NO_METER, LateItem, late_description, minimum_description
-from farebox.domain.invoices import bill_of
+from farebox.domain.invoices import PeriodBill
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, Unsealed, freeze
 from farebox.errors import ProviderRejected
 from farebox.ports import Clock, Provider, Store
 
-__all__ = [
-    "FINAL_AFTER_SECONDS",
-    "LATE_ITEMS_MAX",
-    "LOOK_AGAIN_SECONDS",
-    "PERIODS_LOOKED_AT_MAX",
-    "UNFINISHED_SECONDS_MAX",
-    "LateBiller",
-]
+__all__ = ["LATE_ITEMS_MAX", "LATE_PERIODS_MAX", "LateBiller"]
 
-PERIODS_LOOKED_AT_MAX: Final = 20
+LATE_PERIODS_MAX: Final = 20
 LATE_ITEMS_MAX: Final = 20
-FINAL_AFTER_SECONDS: Final = 2 * 3_600
-LOOK_AGAIN_SECONDS: Final = 6 * 3_600
-UNFINISHED_SECONDS_MAX: Final = 90 * 86_400
 
 _log = structlog.get_logger("farebox.late")
 
@@ -44,34 +35,18 @@ class LateBiller:
         self._clock = clock
         self._catalog = catalog
         self._bills = bills
-        self._after = ""
-        self._looked_at: dict[tuple[str, str, int], int] = {}
+        self._closer = Closer(store, provider, clock, self._close)
 
     def invoice_finalized(self, account: Account) -> None:
         """A webhook says so: close what the account's final invoices close, and bill at once what they lack."""
-        now = self._clock.now_at()
-        for period in self._store.periods(account.id):
-            if period.finalized_at is None and period.end <= now:
-                self._look(period)
+        self._closer.invoice_finalized(account)
         self.send()
 
     def step(self) -> int:
         """Look for final invoices that no webhook named, bill what came late, send what is not sent yet. Returns how
         many items were sent."""
-        now = self._clock.now_at()
-        ended_by = now - FINAL_AFTER_SECONDS
-        periods = self._store.unfinished_periods(ended_by=ended_by, limit=PERIODS_LOOKED_AT_MAX, after=self._after)
-        self._after = periods[-1].account_id if len(periods) == PERIODS_LOOKED_AT_MAX else ""
-        for period in periods:
-            key = (period.account_id, period.subscription_id, period.start)
-            recent = self._looked_at.get(key, 0) > now - LOOK_AGAIN_SECONDS
-            if not recent and period.end > now - UNFINISHED_SECONDS_MAX:
-                self._looked_at[key] = now
-                try:
-                    self._look(period)
-                except ProviderRejected as error:
-                    _log.warning("invoices_unreadable", account=period.account_id, reason=str(error))
-        for period in self._store.closed_with_late_usage(limit=PERIODS_LOOKED_AT_MAX) if self._bills else ():
+        self._closer.step()
+        for period in self._store.closed_with_late_usage(limit=LATE_PERIODS_MAX) if self._bills else ():
             self._note(self._store.bill_late(period, plan=self._plan(), now=self._clock.now_at()))
         return self.send()
 
@@ -86,15 +61,10 @@ class LateBiller:
                 _log.error("late_item_refused", id=item.id, account=item.account_id, reason=str(error))
         return sent
 
-    def _look(self, period: BillingPeriod) -> None:
-        """Close the period if a final invoice does, and bill what all of them lack, unless that is switched off."""
-        invoices = self._provider.billed_invoices(period.subscription_id, since=period.start)
-        statuses = {s.id: s.status for s in self._store.subscriptions(period.account_id)}
-        ended = statuses.get(period.subscription_id, "") in TERMINAL_STATUSES
-        bill = bill_of(period, invoices, ended=ended)
-        if bill is not None:
-            plan = self._plan() if self._bills else None
-            self._note(self._store.close_period(period, bill, plan=plan, now=self._clock.now_at()))
+    def _close(self, period: BillingPeriod, bill: PeriodBill) -> None:
+        """Close the period, and bill what its final invoices lack, unless that is switched off."""
+        plan = self._plan() if self._bills else None
+        self._note(self._store.close_period(period, bill, plan=plan, now=self._clock.now_at()))
 
     def _send(self, item: LateItem) -> None:
         account = self._store.account(item.account_id)

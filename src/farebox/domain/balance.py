@@ -3,16 +3,31 @@
 Pure: from figures to a verdict with its reasons.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final
 
 from farebox.domain.invoices import MeterBill
+from farebox.domain.periods import FINAL_AFTER_SECONDS
 
-__all__ = ["LAG_SECONDS_MAX", "OPEN_SECONDS_MAX", "Balance", "Reason", "Verdict", "judge"]
+__all__ = [
+    "DRAFT_SECONDS_MAX",
+    "LAG_SECONDS_MAX",
+    "LATE_ITEM_SECONDS_MAX",
+    "OPEN_SECONDS_MAX",
+    "Balance",
+    "Reason",
+    "Unbilled",
+    "Verdict",
+    "judge",
+    "merged",
+]
 
 LAG_SECONDS_MAX: Final = 3_600
 OPEN_SECONDS_MAX: Final = 1_800
+DRAFT_SECONDS_MAX: Final = 4 * 86_400
+LATE_ITEM_SECONDS_MAX: Final = 86_400
 
 
 class Verdict(StrEnum):
@@ -29,8 +44,8 @@ class Balance:
 
     `moved`: meter events whose time lies in another period than their usage (a boundary learned late), signed.
     `uncertain`: units in events of which nobody knows whether Stripe counted them; `fresh`: delivered in the last hour.
-    `late_open`: late items that are not known to be at Stripe. `foreign_name`: Stripe refused an event as known that
-    was never sent.
+    `late_open`: units in late items that are not known to be at Stripe, the oldest made at `late_open_at`.
+    `foreign_name`: Stripe refused an event as known that was never sent.
     """
 
     used: int = 0
@@ -46,6 +61,7 @@ class Balance:
     fresh: int = 0
     late: int = 0
     late_open: int = 0
+    late_open_at: int | None = None
     oldest_waiting_at: int | None = None
     foreign_name: bool = False
 
@@ -53,6 +69,37 @@ class Balance:
     def ledger(self) -> int:
         """What the ledger bills in the period."""
         return self.used + self.adjusted + self.moved
+
+
+def merged(balances: Iterable[Balance]) -> Balance:
+    """Several meters' balances as one, where they are counted under one name at Stripe."""
+    found = list(balances)
+
+    def earliest(*times: int | None) -> int | None:
+        return min((time for time in times if time is not None), default=None)
+
+    values: dict[str, int] = {
+        field.name: sum(getattr(balance, field.name) for balance in found)
+        for field in fields(Balance)
+        if field.name not in ("late_open_at", "oldest_waiting_at", "foreign_name")
+    }
+    return Balance(
+        **values,
+        late_open_at=earliest(*(balance.late_open_at for balance in found)),
+        oldest_waiting_at=earliest(*(balance.oldest_waiting_at for balance in found)),
+        foreign_name=any(balance.foreign_name for balance in found),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Unbilled:
+    """What a period that is over owes while no final invoice closes it. `due_at`: since when an invoice could be
+    there. `ended`: no further one comes by itself. `draft_id`: an invoice that may bill it and is not final."""
+
+    quantity: int
+    due_at: int
+    ended: bool
+    draft_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +112,19 @@ class Reason:
 
 
 def judge(
-    balance: Balance, *, stripe: int | None, bill: MeterBill | None, now: int, bills_late: bool
+    balance: Balance,
+    *,
+    stripe: int | None,
+    bill: MeterBill | None,
+    now: int,
+    bills_late: bool,
+    unbilled: Unbilled | None = None,
 ) -> tuple[Verdict, tuple[Reason, ...]]:
-    """The verdict and every reason for it. `stripe` is what its meters show, `bill` what the final invoice has."""
-    found = _of_invoice(balance, bill, bills_late) if bill is not None else _of_meters(balance, stripe, now)
+    """The verdict and every reason for it. `stripe` is what its meters show, `bill` what the final invoice has;
+    without one `unbilled` is what a period that is over still owes."""
+    found = _of_invoice(balance, bill, now, bills_late) if bill is not None else _of_meters(balance, stripe, now)
+    if bill is None and unbilled is not None and (unbilled.ended or now - unbilled.due_at >= FINAL_AFTER_SECONDS):
+        found.append(_of_unbilled(unbilled, now))
     if balance.unsealed < 0:
         more = Reason("conservation", -balance.unsealed, "meter events hold more than was used")
         found.append((Verdict.DIFFERS, more))
@@ -80,7 +136,22 @@ def judge(
 _Found = list[tuple[Verdict, Reason]]
 
 
-def _of_invoice(balance: Balance, bill: MeterBill, bills_late: bool) -> _Found:
+def _of_unbilled(unbilled: Unbilled, now: int) -> tuple[Verdict, Reason]:
+    """The period is over, and no final invoice bills it: that may be on its way for a while, and no longer."""
+    comes = unbilled.draft_id is not None or not unbilled.ended
+    age = now - unbilled.due_at
+    verdict = Verdict.WAITING if age < (DRAFT_SECONDS_MAX if comes else FINAL_AFTER_SECONDS) else Verdict.DIFFERS
+    what = "used" if unbilled.quantity else "the minimum of a period that is over"
+    where = f"; {unbilled.draft_id} is a draft" if unbilled.draft_id is not None else ""
+    return verdict, Reason("unbilled", unbilled.quantity, f"{what}, on no final invoice for {_span(age)}{where}")
+
+
+def _span(seconds: int) -> str:
+    hours = seconds // 3_600
+    return f"{hours // 24} days" if hours >= 48 else f"{hours} hours" if hours >= 2 else f"{seconds // 60} minutes"
+
+
+def _of_invoice(balance: Balance, bill: MeterBill, now: int, bills_late: bool) -> _Found:
     """The invoice is final: what it has and the late items are all that is billed."""
     found: _Found = []
     missing = balance.ledger - bill.quantity - balance.late
@@ -90,8 +161,11 @@ def _of_invoice(balance: Balance, bill: MeterBill, bills_late: bool) -> _Found:
     if missing < 0:
         found.append((Verdict.DIFFERS, Reason("overbilled", -missing, "on the invoice, and not in the ledger")))
     if balance.late_open:
-        text = "in an invoice item that Stripe does not have yet"
-        found.append((Verdict.WAITING, Reason("late_item_waits", balance.late_open, text)))
+        age = now - balance.late_open_at if balance.late_open_at is not None else 0
+        stuck = age > LATE_ITEM_SECONDS_MAX
+        text = "in an invoice item that Stripe does not have yet" + (f", for {_span(age)}" if stuck else "")
+        verdict = Verdict.DIFFERS if stuck else Verdict.WAITING
+        found.append((verdict, Reason("late_item_waits", balance.late_open, text)))
     if bill.amount != bill.expected_amount:
         text = f"the invoice says {bill.amount}, the ledger's prices make it {bill.expected_amount}"
         found.append((Verdict.DIFFERS, Reason("amount", bill.amount - bill.expected_amount, text)))
