@@ -7,12 +7,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from farebox.domain.corrections import NEVER_AT, LateItemGroup, LateItemState
 from farebox.domain.invoices import MeterBill
 
-__all__ = ["LAG_SECONDS_MAX", "OPEN_SECONDS_MAX", "Balance", "Reason", "Verdict", "judge"]
+__all__ = [
+    "LAG_SECONDS_MAX",
+    "LATE_OPEN_SECONDS_MAX",
+    "LATE_UNCOLLECTED_SECONDS_MAX",
+    "OPEN_SECONDS_MAX",
+    "Balance",
+    "Reason",
+    "Verdict",
+    "judge",
+]
 
 LAG_SECONDS_MAX: Final = 3_600
 OPEN_SECONDS_MAX: Final = 1_800
+LATE_OPEN_SECONDS_MAX: Final = 3 * 86_400
+LATE_UNCOLLECTED_SECONDS_MAX: Final = 30 * 86_400
 
 
 class Verdict(StrEnum):
@@ -29,8 +41,8 @@ class Balance:
 
     `moved`: meter events whose time lies in another period than their usage (a boundary learned late), signed.
     `uncertain`: units in events of which nobody knows whether Stripe counted them; `fresh`: delivered in the last hour.
-    `late_open`: late items that are not known to be at Stripe. `foreign_name`: Stripe refused an event as known that
-    was never sent.
+    `late_items`: the late items by state, of a minimum in minor units. `foreign_name`: Stripe refused an event as known
+    that was never sent.
     """
 
     used: int = 0
@@ -45,7 +57,7 @@ class Balance:
     uncertain: int = 0
     fresh: int = 0
     late: int = 0
-    late_open: int = 0
+    late_items: tuple[LateItemGroup, ...] = ()
     oldest_waiting_at: int | None = None
     foreign_name: bool = False
 
@@ -53,6 +65,11 @@ class Balance:
     def ledger(self) -> int:
         """What the ledger bills in the period."""
         return self.used + self.adjusted + self.moved
+
+    @property
+    def late_open(self) -> int:
+        """Units in late items that are on no final invoice yet."""
+        return sum(group.quantity for group in self.late_items if group.state.is_unbilled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,7 @@ def judge(
 ) -> tuple[Verdict, tuple[Reason, ...]]:
     """The verdict and every reason for it. `stripe` is what its meters show, `bill` what the final invoice has."""
     found = _of_invoice(balance, bill, bills_late) if bill is not None else _of_meters(balance, stripe, now)
+    found += [judged for group in balance.late_items for judged in _of_late_items(group, now)]
     if balance.unsealed < 0:
         more = Reason("conservation", -balance.unsealed, "meter events hold more than was used")
         found.append((Verdict.DIFFERS, more))
@@ -89,13 +107,42 @@ def _of_invoice(balance: Balance, bill: MeterBill, bills_late: bool) -> _Found:
         found.append((Verdict.DIFFERS, Reason("late", missing, text)))
     if missing < 0:
         found.append((Verdict.DIFFERS, Reason("overbilled", -missing, "on the invoice, and not in the ledger")))
-    if balance.late_open:
-        text = "in an invoice item that Stripe does not have yet"
-        found.append((Verdict.WAITING, Reason("late_item_waits", balance.late_open, text)))
     if bill.amount != bill.expected_amount:
         text = f"the invoice says {bill.amount}, the ledger's prices make it {bill.expected_amount}"
         found.append((Verdict.DIFFERS, Reason("amount", bill.amount - bill.expected_amount, text)))
     return found
+
+
+_LATE_REASONS: Final = {
+    LateItemState.NEW: ("late_item_waits", "in an invoice item that Stripe does not have yet"),
+    LateItemState.MOVING: ("late_item_waits", "in an invoice item that moves to a last invoice"),
+    LateItemState.PENDING: ("late_item_waits", "in an invoice item that waits for the next invoice"),
+    LateItemState.DRAFT: ("late_item_waits", "in an invoice item on a draft invoice"),
+    LateItemState.OPEN: ("late_item_uncollected", "in an invoice item whose invoice is final and not paid"),
+    LateItemState.UNCOLLECTIBLE: ("late_item_uncollected", "in an invoice item whose invoice is marked uncollectible"),
+    LateItemState.VOID: ("late_item_voided", "in an invoice item whose invoice was voided"),
+    LateItemState.DELETED: ("late_item_deleted", "in an invoice item that was deleted at Stripe"),
+    LateItemState.REFUSED: ("late_item_refused", "in an invoice item that Stripe refuses"),
+}
+# How long a state is on its way; at once a difference where there is no time.
+_LATE_SECONDS_MAX: Final = {
+    LateItemState.NEW: LATE_OPEN_SECONDS_MAX,
+    LateItemState.MOVING: LATE_OPEN_SECONDS_MAX,
+    LateItemState.PENDING: NEVER_AT,  # until the subscription's next invoice, in a year perhaps
+    LateItemState.DRAFT: LATE_OPEN_SECONDS_MAX,
+    LateItemState.OPEN: LATE_UNCOLLECTED_SECONDS_MAX,
+}
+
+
+def _of_late_items(group: LateItemGroup, now: int) -> _Found:
+    """Late items that no paid invoice has: on their way, or for a person to look at."""
+    if group.state not in _LATE_REASONS:
+        return []
+    code, text = _LATE_REASONS[group.state]
+    age = max(now - group.since_at, 0)
+    verdict = Verdict.WAITING if age <= _LATE_SECONDS_MAX.get(group.state, -1) else Verdict.DIFFERS
+    days = f", for {age // 86_400} days" if age >= 2 * 86_400 else f", for {age // 3_600} hours"
+    return [(verdict, Reason(code, group.quantity, text + days))]
 
 
 def _of_meters(balance: Balance, stripe: int | None, now: int) -> _Found:

@@ -14,6 +14,7 @@ from farebox.domain.reports import CELL_SECONDS, ReportState
 from farebox.store import tables as t
 from farebox.store.corrections import adjusted_quantities, used_quantities
 from farebox.store.engine import Database, rerun, upsert
+from farebox.store.late_items import late_groups
 from farebox.store.reports import IS_OF_USAGE
 
 __all__ = ["ReconcilingTables", "balances_of", "unsealed_buckets"]
@@ -90,7 +91,7 @@ def balances_of(connection: Connection, period: BillingPeriod, now: int) -> dict
     unsealed: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for meter, _, quantity, last_used_at in unsealed_buckets(connection, period):
         unsealed[meter].append((quantity, last_used_at))
-    late = _late(connection, period)
+    late = late_groups(connection, period)
     meters = {*used, *adjusted, *stamped, *bucketed, *late, *(item.meter for item in period.items)}
     found = {}
     for meter in sorted(meters):
@@ -108,8 +109,8 @@ def balances_of(connection: Connection, period: BillingPeriod, now: int) -> dict
             withdrawn=states["withdrawn"],
             uncertain=states["uncertain"],
             fresh=states["fresh"],
-            late=late[meter][0],
-            late_open=late[meter][1],
+            late=sum(group.quantity for group in late[meter]) if meter != NO_METER else 0,
+            late_items=tuple(late[meter]),
             oldest_waiting_at=min(waits, default=None),
             foreign_name=states["foreign"] > 0,
         )
@@ -156,19 +157,4 @@ def _events(
             sums["foreign"] += 1
         if state == "delivered":
             sums["fresh"] += int(recent)
-    return found
-
-
-def _late(connection: Connection, period: BillingPeriod) -> dict[str, tuple[int, int]]:
-    """By meter: units in late items of the period, and those of which that Stripe is not known to have."""
-    late = t.late_items.c
-    waits = sa.case((late.invoice_item_id.is_(None), late.quantity), else_=0)
-    query = (
-        sa.select(late.meter, sa.func.sum(late.quantity), sa.func.sum(waits))
-        .where(late.account_id == period.account_id, late.period_start == period.start, late.meter != NO_METER)
-        .group_by(late.meter)
-    )
-    found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for meter, quantity, waiting in connection.execute(query):
-        found[meter] = (int(quantity), int(waiting))
     return found
