@@ -4,13 +4,11 @@ from typing import Final
 
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route
-from farebox.sandbox.customers import asked_method, live_customer
-from farebox.sandbox.discounts import DISCOUNTS, asked_discounts, new_discounts
+from farebox.sandbox.customers import live_customer
 from farebox.sandbox.drafts import GRACE_SECONDS, new_invoice
 from farebox.sandbox.invoiceitems import claim_items
 from farebox.sandbox.params import boolean, enum, metadata, required, text
 from farebox.sandbox.state import StripeObject
-from farebox.sandbox.taxes import AUTOMATIC_TAX, automatic_tax
 
 __all__ = ["ROUTES"]
 
@@ -22,16 +20,10 @@ def _create(ctx: Context) -> StripeObject:
     owner = {"id": None, "customer": customer["id"], "currency": currency, "metadata": {}}
     id, now = ctx.new_id("in_"), ctx.now_of(customer)
     plan = claim_items(ctx, owner, id) if p.get("pending_invoice_items_behavior") == "include" else []
-    asked = asked_discounts(ctx, p.get("discounts", []), customer=customer, currency=currency)
-    discounts = new_discounts(ctx, asked, owner)
-    invoice = new_invoice(ctx, owner, plan, reason="manual", period=(now, now), id=id, discounts=discounts)
-    if "default_payment_method" in p:
-        method = asked_method(ctx, p["default_payment_method"], customer, "default_payment_method")
-        invoice["default_payment_method"] = method["id"]
+    invoice = new_invoice(ctx, owner, plan, reason="manual", period=(now, now), id=id, discounts=[])
     advances = p.get("auto_advance", False)
     invoice.update(
         auto_advance=advances,
-        automatic_tax={**invoice["automatic_tax"], **automatic_tax(p)},
         automatically_finalizes_at=now + GRACE_SECONDS if advances else None,
         description=p.get("description"),
         metadata=merged_metadata({}, p.get("metadata")),
@@ -46,9 +38,6 @@ _CREATE: Final = {
     "customer": required(text()),
     "currency": text(3),
     "auto_advance": boolean(),
-    "automatic_tax": AUTOMATIC_TAX,
-    "default_payment_method": text(),
-    "discounts": DISCOUNTS,
     "description": text(1_500, empty=True),
     "metadata": metadata(),
     "pending_invoice_items_behavior": enum("exclude", "include"),

@@ -274,7 +274,6 @@ def _subscribe(
 ) -> StripeObject:
     chosen = {"default_payment_method": method["id"]} if method is not None else {}
     subscription = build_subscription(ctx, customer, items, {**session["_subscription_data"], **chosen})
-    subscription["automatic_tax"]["enabled"] = session["automatic_tax"]["enabled"]
     subscription["_discounts"] = new_discounts(ctx, asked, subscription, session=session["id"])
     subscription["discounts"] = [discount["id"] for discount in subscription["_discounts"]]
     once = [

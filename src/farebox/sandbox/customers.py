@@ -281,13 +281,9 @@ def card_of(ctx: Context, subscription: StripeObject | None, customer: StripeObj
     return found
 
 
-def charge(
-    ctx: Context, subscription: StripeObject | None, customer: StripeObject, *, chosen: str | None = None
-) -> Charged:
-    """What charging the card that stands for this subscription comes to, or the one that was `chosen` for the invoice.
-    `_present`: the buyer has been asked."""
-    own = ctx.state.objects["payment_method"].get(chosen) if chosen is not None else None
-    method = own or card_of(ctx, subscription, customer)
+def charge(ctx: Context, subscription: StripeObject | None, customer: StripeObject) -> Charged:
+    """What charging the card that stands for this subscription comes to. `_present`: the buyer has been asked."""
+    method = card_of(ctx, subscription, customer)
     outcome = "declined"
     if method is not None and (not method["_fails"] or (method.get("_present") and method["_authenticates"])):
         outcome = "succeeded"

@@ -75,7 +75,7 @@ def attempt_payment(ctx: Context, invoice: StripeObject) -> bool:
     if not invoice["amount_remaining"]:
         settle_invoice(ctx, invoice, None)
         return True
-    charged = charge(ctx, subscription, customer, chosen=invoice["default_payment_method"])
+    charged = charge(ctx, subscription, customer)
     if charged.outcome == "succeeded":
         settle_invoice(ctx, invoice, charged)
         return True
