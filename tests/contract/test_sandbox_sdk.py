@@ -336,12 +336,17 @@ def test_invoices(town: Town) -> None:
 
 @covers("POST /v1/invoices")
 def test_an_invoice_by_hand(town: Town) -> None:
-    """What waits for a customer is billed without a subscription, after an hour, by the customer's card."""
+    """What waits for a customer is billed without a subscription, after an hour, by the card that it names."""
     v1, subscription = town.v1, town.subscribe(town.sell()[1])
     customer = subscription.customer
     v1.subscriptions.cancel(subscription.id)
     item = v1.invoice_items.create(params={"customer": customer, "amount": 700, "currency": "usd"})
-    asked = {"customer": customer, "auto_advance": True, "pending_invoice_items_behavior": "include"}
+    asked = {
+        "customer": customer,
+        "auto_advance": True,
+        "default_payment_method": subscription.default_payment_method,
+        "pending_invoice_items_behavior": "include",
+    }
     made = v1.invoices.create(params=asked)
     assert (made.status, made.total, made.billing_reason, made.parent) == ("draft", 700, "manual", None)
     assert v1.invoice_items.retrieve(item.id).invoice == made.id

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Final
 
+from farebox.sandbox.cart import apply_promotion_code, recurring_items, session_discounts, total_up
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.customers import (
@@ -15,7 +16,7 @@ from farebox.sandbox.customers import (
     create_customer,
     live_customer,
 )
-from farebox.sandbox.discounts import Asked, asked_discounts, discount_lines, new_discounts, promotion_code_named
+from farebox.sandbox.discounts import Asked, new_discounts
 from farebox.sandbox.errors import StripeError, invalid, not_modelled, wrong_state
 from farebox.sandbox.invoiceitems import new_item
 from farebox.sandbox.lifecycle import begin
@@ -28,15 +29,25 @@ from farebox.sandbox.onetime import (
 )
 from farebox.sandbox.params import array, boolean, email, enum, integer, metadata, obj, required, text
 from farebox.sandbox.pricing import amount_of
+from farebox.sandbox.sellable import ITEMS_MAX, check_prices
 from farebox.sandbox.state import StripeObject
-from farebox.sandbox.subscriptions import BILLING_MODE, ITEMS_MAX, build_subscription, check_prices
+from farebox.sandbox.subscriptions import BILLING_MODE, build_subscription
 from farebox.sandbox.taxes import AUTOMATIC_TAX, automatic_tax, check_tax
-from farebox.sandbox.trials import TRIAL_SETTINGS, asked_trial
+from farebox.sandbox.trials import TRIAL_SETTINGS
 
-__all__ = ["EXPIRY_SECONDS_MAX", "EXPIRY_SECONDS_MIN", "ROUTES", "apply_promotion_code", "expire", "pay", "success_url"]
+__all__ = ["EXPIRY_SECONDS_MAX", "EXPIRY_SECONDS_MIN", "ROUTES", "expire", "pay", "success_url"]
 
 EXPIRY_SECONDS_MIN: Final = 1_800
 EXPIRY_SECONDS_MAX: Final = 86_400
+# What the page would have asked for where tax has to be computed.
+_ADDRESS: Final = {
+    "city": "San Francisco",
+    "country": "US",
+    "line1": "354 Oyster Point Blvd",
+    "line2": None,
+    "postal_code": "94080",
+    "state": "CA",
+}
 _SESSION_ID: Final = "{CHECKOUT_SESSION_ID}"
 
 
@@ -55,7 +66,7 @@ def _create(ctx: Context) -> StripeObject:
         raise invalid(
             "You may only specify one of these parameters: allow_promotion_codes, discounts.", param="discounts"
         )
-    items = one_time_items(ctx, p["line_items"]) if p["mode"] == "payment" else _line_items(ctx, p["line_items"])
+    items = one_time_items(ctx, p["line_items"]) if p["mode"] == "payment" else recurring_items(ctx, p["line_items"])
     expires_at = p.get("expires_at", ctx.now_at + EXPIRY_SECONDS_MAX)
     if not ctx.now_at + EXPIRY_SECONDS_MIN <= expires_at <= ctx.now_at + EXPIRY_SECONDS_MAX:
         raise invalid("expires_at must lie from 30 minutes to 24 hours from now.", param="expires_at")
@@ -125,91 +136,11 @@ def _create(ctx: Context) -> StripeObject:
             "has_more": False,
             "url": f"/v1/checkout/sessions/{id}/line_items",
         },
+        "_saves_address": (p.get("customer_update") or {}).get("address") == "auto",
         "_subscription_data": p.get("subscription_data", {}),
     }
-    _total(ctx, session, _asked(ctx, session, p.get("discounts", [])))
+    total_up(ctx, session, session_discounts(ctx, session, p.get("discounts", [])))
     return ctx.state.add(session)
-
-
-def _asked(ctx: Context, session: StripeObject, asked: list[dict[str, Any]]) -> list[Asked]:
-    customer = ctx.state.objects["customer"].get(session["customer"] or "")
-    return asked_discounts(ctx, asked, customer=customer, currency=session["currency"])
-
-
-def _total(ctx: Context, session: StripeObject, asked: list[Asked]) -> None:
-    """What the buyer pays today: one-time prices, and licensed items in advance unless there is a trial; less the
-    discounts."""
-    free = asked_trial(ctx, session["_subscription_data"]) is not None
-    lines = session["_line_items"]["data"]
-    counted = []
-    for line in lines:
-        price, quantity = line["price"], Decimal(line["quantity"] or 0)
-        later = price["recurring"] is not None and (free or line["quantity"] is None)
-        line["amount_subtotal"] = 0 if later else amount_of(price, quantity)
-        details = {"price_details": {"product": price["product"]}}
-        amounts: StripeObject = {"discount_amounts": [], "pretax_credit_amounts": []}
-        counted.append(
-            {"id": line["id"], "amount": line["amount_subtotal"], "discountable": True, "pricing": details, **amounts}
-        )
-    discount_lines([{"id": str(i), "_coupon": coupon} for i, (coupon, _) in enumerate(asked)], counted)
-    for line, like in zip(lines, counted, strict=True):
-        line["amount_discount"] = sum(entry["amount"] for entry in like["discount_amounts"])
-        line["amount_total"] = line["amount_subtotal"] - line["amount_discount"]
-    off = sum(line["amount_discount"] for line in lines)
-    subtotal = sum(line["amount_subtotal"] for line in lines)
-    session.update(
-        amount_subtotal=subtotal,
-        amount_total=subtotal - off,
-        discounts=[
-            {"coupon": coupon["id"], "promotion_code": code["id"] if code is not None else None}
-            for coupon, code in asked
-        ],
-    )
-    session["total_details"]["amount_discount"] = off
-
-
-def apply_promotion_code(ctx: Context, session: StripeObject, text: str) -> None:
-    """The buyer typed a promotion code on the page: it takes the place of what was there. StripeError if it is bad."""
-    if not session["allow_promotion_codes"]:
-        raise invalid("This checkout takes no promotion codes.", param="promotion_code")
-    code = promotion_code_named(ctx, text)
-    asked = _asked(ctx, session, [{"promotion_code": code["id"]}])
-    _total(ctx, session, asked)
-    least, currency = (code["restrictions"][name] for name in ("minimum_amount", "minimum_amount_currency"))
-    if least is not None and (currency != session["currency"] or session["amount_subtotal"] < least):
-        _total(ctx, session, [])
-        raise invalid("This promotion code needs a larger amount.", param="promotion_code")
-
-
-def _line_items(ctx: Context, asked: list[dict[str, Any]]) -> list[StripeObject]:
-    known = [ctx.state.objects["price"].get(entry["price"]) for entry in asked]
-    once = [e for e, price in zip(asked, known, strict=True) if price is not None and price["recurring"] is None]
-    asked = [entry for entry in asked if entry not in once]
-    if not asked:
-        raise invalid("`subscription` mode needs at least one recurring price.", param="line_items")
-    items = []
-    for entry, price in zip(asked, check_prices(ctx, asked, "line_items"), strict=True):
-        licensed = price["recurring"]["usage_type"] == "licensed"
-        if licensed and "quantity" not in entry:
-            raise invalid("Quantity is required. Add `quantity` to each licensed item.", param="line_items")
-        product = ctx.state.objects["product"][price["product"]]
-        items.append(
-            {
-                "id": ctx.new_id("li_"),
-                "object": "item",
-                "adjustable_quantity": None,
-                "amount_discount": 0,
-                "amount_subtotal": 0,
-                "amount_tax": 0,
-                "amount_total": 0,
-                "currency": price["currency"],
-                "description": product["name"],
-                "metadata": {},
-                "price": price,
-                "quantity": entry["quantity"] if licensed else None,
-            }
-        )
-    return [*items, *(one_time_items(ctx, once) if once else [])]
 
 
 def pay(
@@ -243,11 +174,13 @@ def pay(
         if line["price"]["recurring"] is not None
     ]
     check_prices(ctx, items, "line_items")  # again: one may have been retired since
-    asked = _asked(ctx, session, [{k: d[k] for k in _named(d)} for d in session["discounts"]])
+    asked = session_discounts(ctx, session, [{k: d[k] for k in _named(d)} for d in session["discounts"]])
     customer = ctx.state.objects["customer"].get(session["customer"] or "")
     if customer is None:
         found = {"email": session["customer_email"] or email} if session["customer_email"] or email else {}
         customer = create_customer(ctx, found)
+    if session["automatic_tax"]["enabled"] and (session["_saves_address"] or session["customer"] is None):
+        customer["address"] = dict(_ADDRESS)
     method = attach_card(ctx, customer, card) if card is not None else None
     subscription = _subscribe(ctx, session, customer, items, asked, method)
     # Purely metered in flexible mode: there is no first invoice, so nothing is due today.
@@ -273,7 +206,8 @@ def _subscribe(
     method: StripeObject | None,
 ) -> StripeObject:
     chosen = {"default_payment_method": method["id"]} if method is not None else {}
-    subscription = build_subscription(ctx, customer, items, {**session["_subscription_data"], **chosen})
+    options = {**session["_subscription_data"], "automatic_tax": session["automatic_tax"], **chosen}
+    subscription = build_subscription(ctx, customer, items, options)
     subscription["_discounts"] = new_discounts(ctx, asked, subscription, session=session["id"])
     subscription["discounts"] = [discount["id"] for discount in subscription["_discounts"]]
     once = [

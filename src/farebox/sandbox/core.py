@@ -143,6 +143,7 @@ class SandboxCore:
         self.accounts: dict[str, State] = {}
         self.aggregation_lag_seconds = 0
         self.after_retries = "canceled"  # or unpaid, past_due: what a subscription becomes that could not be paid
+        self.grace_seconds = 3_600  # how long a draft that advances by itself stays one
         self.late_validation = False  # whether a meter event's customer and value are looked at by aggregation only
         self.base_url = "http://127.0.0.1:8001"
         self._routes = [(route, compiled(route.template)) for route in routes]

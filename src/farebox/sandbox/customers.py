@@ -7,7 +7,7 @@ from typing import Any, Final
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.errors import StripeError, missing_object
-from farebox.sandbox.params import email, integer, metadata, obj, text
+from farebox.sandbox.params import email, integer, metadata, obj, text, unsettable
 from farebox.sandbox.periods import year_and_month
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, end_subscription
@@ -28,6 +28,7 @@ __all__ = [
     "delete_customer",
     "live_customer",
     "new_card",
+    "own_method",
     "ready_card",
 ]
 
@@ -36,6 +37,7 @@ _SUCCEEDS: Final = frozenset({"4242424242424242", "5555555555554444", "400005665
 _DISPUTES: Final = "4000000000000259"
 _FAILS_LATER: Final = "4000000000000341"
 _AUTHENTICATES: Final = "4000002760003184"  # 3-D Secure, each time
+_ADDRESS_PARTS: Final = ("city", "country", "line1", "line2", "postal_code", "state")
 _DECLINES: Final = {
     "4000000000000002": ("generic_decline", "Your card was declined."),
     "4000000000009995": ("insufficient_funds", "Your card has insufficient funds."),
@@ -88,7 +90,7 @@ def create_customer(ctx: Context, p: dict[str, Any]) -> StripeObject:
     customer: StripeObject = {
         "id": ctx.new_id("cus_"),
         "object": "customer",
-        "address": None,
+        "address": _address(p.get("address")),
         "balance": p.get("balance", 0),
         "created": ctx.now_at,
         "currency": None,
@@ -120,6 +122,10 @@ def create_customer(ctx: Context, p: dict[str, Any]) -> StripeObject:
     return customer
 
 
+def _address(asked: dict[str, str] | None) -> dict[str, str | None] | None:
+    return {name: asked.get(name) for name in _ADDRESS_PARTS} if asked else None
+
+
 def _cards_asked(p: dict[str, Any]) -> list[tuple[str, str]]:
     """The parameters that name a card, and what they name."""
     default = p.get("invoice_settings", {}).get("default_payment_method")
@@ -144,6 +150,18 @@ def asked_method(ctx: Context, id: str, customer: StripeObject, param: str) -> S
     if method["customer"] is None:
         method["customer"] = customer["id"]
         ctx.emit("payment_method.attached", method)
+    return method
+
+
+def own_method(ctx: Context, id: str, customer: StripeObject, param: str) -> StripeObject:
+    """The payment method of this id, which must be attached to the customer."""
+    method = ctx.state.get("payment_method", id, param=param, status=400)
+    if method["customer"] != customer["id"]:
+        message = (
+            f"The customer does not have a payment method with the ID {id}. The payment method must be attached to the "
+            "customer."
+        )
+        raise StripeError(400, "invalid_request_error", message, code="resource_missing", param=param)
     return method
 
 
@@ -186,7 +204,9 @@ def _update(ctx: Context) -> StripeObject:
         ctx.params["invoice_settings"]["default_payment_method"] = chosen["id"]
     previous = {name: copy.deepcopy(customer[name]) for name in ctx.params}
     for name, value in ctx.params.items():
-        if name == "metadata":
+        if name == "address":
+            customer["address"] = _address(value)
+        elif name == "metadata":
             customer["metadata"] = merged_metadata(customer["metadata"], value)
         elif name == "invoice_settings":
             customer["invoice_settings"].update(value)
@@ -237,9 +257,8 @@ def check_card(ctx: Context, number: str, expiry: str, cvc: str) -> Card:
 
 
 def attach_card(ctx: Context, customer: StripeObject, card: Card) -> StripeObject:
-    """Make a card the customer's default."""
+    """Attach a card to the customer. It becomes nobody's default by this."""
     method = new_card(ctx, card, customer)
-    customer["invoice_settings"]["default_payment_method"] = method["id"]
     ctx.emit("payment_method.attached", method)
     return method
 
@@ -273,17 +292,19 @@ def new_card(ctx: Context, card: Card, customer: StripeObject | None = None) -> 
     return ctx.state.add(method)
 
 
-def card_of(ctx: Context, subscription: StripeObject | None, customer: StripeObject) -> StripeObject | None:
-    """The payment method that stands for this subscription, if there is one."""
-    chosen = subscription["default_payment_method"] if subscription is not None else None
+def card_of(
+    ctx: Context, subscription: StripeObject | None, customer: StripeObject, invoice: StripeObject | None = None
+) -> StripeObject | None:
+    """The payment method to charge: the invoice's own, else the subscription's, else the customer's default."""
+    chosen = invoice["default_payment_method"] if invoice is not None else None
+    chosen = chosen or (subscription["default_payment_method"] if subscription is not None else None)
     chosen = chosen or customer["invoice_settings"]["default_payment_method"]
     found: StripeObject | None = ctx.state.objects["payment_method"].get(chosen) if chosen is not None else None
     return found
 
 
-def charge(ctx: Context, subscription: StripeObject | None, customer: StripeObject) -> Charged:
-    """What charging the card that stands for this subscription comes to. `_present`: the buyer has been asked."""
-    method = card_of(ctx, subscription, customer)
+def charge(ctx: Context, method: StripeObject | None) -> Charged:
+    """What charging this payment method comes to; None is declined. `_present`: the buyer has been asked."""
     outcome = "declined"
     if method is not None and (not method["_fails"] or (method.get("_present") and method["_authenticates"])):
         outcome = "succeeded"
@@ -341,6 +362,7 @@ def _account(ctx: Context) -> StripeObject:
 
 
 _CUSTOMER: Final = {
+    "address": unsettable(obj({name: text() for name in _ADDRESS_PARTS}), {}),
     "email": email(),
     "name": text(256, empty=True),
     "description": text(empty=True),

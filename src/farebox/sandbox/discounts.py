@@ -1,12 +1,12 @@
 """What coupons and promotion codes take off: discounts on subscriptions, and their shares of invoice lines."""
 
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from farebox.sandbox.core import Context
 from farebox.sandbox.decimals import EXACT
 from farebox.sandbox.errors import invalid, missing_object
-from farebox.sandbox.params import array, obj, text
+from farebox.sandbox.params import array, obj, text, unsettable
 from farebox.sandbox.periods import months_after
 from farebox.sandbox.pricing import rounded
 from farebox.sandbox.state import StripeObject
@@ -14,19 +14,29 @@ from farebox.sandbox.state import StripeObject
 __all__ = [
     "DISCOUNTS",
     "DISCOUNTS_MAX",
+    "Asked",
     "asked_discounts",
     "discount_lines",
     "discounts_of",
     "end_discounts",
     "new_discounts",
     "promotion_code_named",
+    "replace_discounts",
     "spend_once",
 ]
 
 DISCOUNTS_MAX: Final = 20
-DISCOUNTS: Final = array(obj({"coupon": text(), "promotion_code": text()}), DISCOUNTS_MAX)
+DISCOUNTS: Final = unsettable(
+    array(obj({"coupon": text(), "discount": text(), "promotion_code": text()}), DISCOUNTS_MAX)
+)
 
-Asked = tuple[StripeObject, StripeObject | None]  # a coupon, and the promotion code by which it came
+
+class Asked(NamedTuple):
+    """A coupon, the promotion code by which it came, and the existing discount that is to go on."""
+
+    coupon: StripeObject
+    code: StripeObject | None = None
+    kept: StripeObject | None = None
 
 
 def asked_discounts(
@@ -36,9 +46,15 @@ def asked_discounts(
     found: list[Asked] = []
     for i, entry in enumerate(asked):
         where = f"{param}[{i}]"
-        if ("coupon" in entry) == ("promotion_code" in entry):
-            raise invalid("Pass exactly one of coupon and promotion_code.", param=where)
+        if len(entry) != 1:
+            raise invalid("Pass exactly one of coupon, discount and promotion_code.", param=where)
         code = None
+        if "discount" in entry:
+            kept = ctx.state.get("discount", entry["discount"], param=f"{where}[discount]", status=400)
+            if customer is None or kept["customer"] != customer["id"]:
+                raise missing_object("discount", kept["id"], f"{where}[discount]", status=400)
+            found.append(Asked(kept["_coupon"], kept=kept))
+            continue
         if "coupon" in entry:
             coupon = ctx.state.get("coupon", entry["coupon"], param=f"{where}[coupon]", status=400)
         else:
@@ -48,7 +64,7 @@ def asked_discounts(
             _check_code(ctx, code, customer, f"{where}[promotion_code]")
             coupon = ctx.state.objects["coupon"][code["promotion"]["coupon"]]
         _check_coupon(ctx, coupon, currency, where)
-        found.append((coupon, code))
+        found.append(Asked(coupon, code))
     return found
 
 
@@ -88,11 +104,21 @@ def promotion_code_named(ctx: Context, text: str) -> StripeObject:
 
 
 def new_discounts(
-    ctx: Context, asked: list[Asked], subscription: StripeObject, *, session: str | None = None, keep: bool = True
+    ctx: Context,
+    asked: list[Asked],
+    subscription: StripeObject,
+    *,
+    session: str | None = None,
+    keep: bool = True,
+    on: StripeObject | None = None,
 ) -> list[StripeObject]:
-    """Discounts of a subscription, beginning now. With `keep` they are redeemed; without, only what they would be."""
+    """Discounts of a subscription, beginning now, or those that go on. With `keep` they are redeemed; without,
+    only what they would be. `on` names the invoice or invoice item that has them instead."""
     found = []
-    for coupon, code in asked:
+    for coupon, code, kept in asked:
+        if kept is not None:
+            found.append(kept)
+            continue
         months = coupon["duration_in_months"]
         discount: StripeObject = {
             "id": ctx.new_id("di_"),
@@ -108,6 +134,7 @@ def new_discounts(
             "subscription": subscription["id"],
             "subscription_item": None,
             "_coupon": dict(coupon),
+            **(on or {}),
         }
         found.append(discount)
         if keep:
@@ -116,6 +143,14 @@ def new_discounts(
                 redeemed["times_redeemed"] += 1
             ctx.emit("customer.discount.created", discount)
     return found
+
+
+def replace_discounts(ctx: Context, subscription: StripeObject, asked: list[Asked]) -> None:
+    """Give the subscription these discounts and no others. Those that go on are not ended."""
+    going_on = [each.kept["id"] for each in asked if each.kept is not None]
+    end_discounts(ctx, subscription, [d for d in subscription["_discounts"] if d["id"] not in going_on])
+    subscription["_discounts"] = new_discounts(ctx, asked, subscription)
+    subscription["discounts"] = [discount["id"] for discount in subscription["_discounts"]]
 
 
 def discounts_of(ctx: Context, subscription: StripeObject) -> list[StripeObject]:
@@ -143,8 +178,9 @@ def end_discounts(ctx: Context, subscription: StripeObject, gone: list[StripeObj
 
 
 def discount_lines(discounts: list[StripeObject], lines: list[StripeObject]) -> list[StripeObject]:
-    """Write each discount's share into the lines, one discount after the other. Returns the totals."""
-    left = {line["id"]: line["amount"] for line in lines}
+    """Write each discount's share into the lines, one discount after the other, of what earlier ones left. Returns the
+    totals."""
+    left = {line["id"]: line["amount"] - sum(entry["amount"] for entry in line["discount_amounts"]) for line in lines}
     totals = []
     for discount in discounts:
         coupon = discount["_coupon"]

@@ -1,17 +1,14 @@
 """The invoice as an object: what it is planned to bill, counted into lines, discounts, credits and totals."""
 
-from typing import Final
-
 from farebox.sandbox.core import Context
 from farebox.sandbox.credits import Applied, applicable_credits
 from farebox.sandbox.discounts import discount_lines, discounts_of
 from farebox.sandbox.invoiceitems import claim_items
 from farebox.sandbox.lines import Plan, lines_of
 from farebox.sandbox.state import StripeObject
+from farebox.sandbox.taxes import invoice_tax
 
-__all__ = ["GRACE_SECONDS", "count", "new_draft", "new_invoice", "show_balance", "subscription_of"]
-
-GRACE_SECONDS: Final = 3_600
+__all__ = ["count", "new_draft", "new_invoice", "schedule_finalization", "show_balance", "subscription_of"]
 
 
 def new_draft(
@@ -32,8 +29,14 @@ def new_draft(
     paused = (subscription["pause_collection"] or {}).get("behavior")
     held = paused == "keep_as_draft" or subscription["status"] == "unpaid"
     invoice.update(_paused=paused, auto_advance=not held)
-    invoice["automatically_finalizes_at"] = ctx.now_at + GRACE_SECONDS if invoice["auto_advance"] else None
+    schedule_finalization(ctx, invoice)
     return invoice
+
+
+def schedule_finalization(ctx: Context, invoice: StripeObject) -> None:
+    """A draft that advances by itself is finalized after the account's grace; one that does not, never by itself."""
+    at = ctx.now_at + ctx.sandbox.grace_seconds if invoice["auto_advance"] else None
+    invoice["automatically_finalizes_at"] = at
 
 
 def new_invoice(
@@ -61,13 +64,7 @@ def new_invoice(
         "attempt_count": 0,
         "attempted": False,
         "auto_advance": True,
-        "automatic_tax": {
-            "enabled": False,
-            "liability": None,
-            "status": None,
-            "disabled_reason": None,
-            "provider": None,
-        },
+        "automatic_tax": invoice_tax(subscription.get("automatic_tax"), customer),
         "automatically_finalizes_at": None,
         "billing_reason": reason,
         "collection_method": "charge_automatically",
@@ -134,7 +131,7 @@ def count(ctx: Context, invoice: StripeObject) -> list[Applied]:
         "url": f"/v1/invoices/{invoice['id']}/lines",
     }
     subtotal = sum(line["amount"] for line in lines)
-    discounted = discount_lines(invoice["_discounts"], lines)
+    discounted = _discounted(invoice, lines)
     applied = applicable_credits(ctx, invoice["customer"], invoice["currency"], lines)
     credited = sum(a.amount for a in applied)
     total = subtotal - sum(entry["amount"] for entry in discounted) - credited
@@ -149,6 +146,15 @@ def count(ctx: Context, invoice: StripeObject) -> list[Applied]:
     )
     show_balance(ctx, invoice)
     return applied
+
+
+def _discounted(invoice: StripeObject, lines: list[StripeObject]) -> list[StripeObject]:
+    """Take off the discounts: of each invoice item its own first, then those of the invoice. Returns the totals."""
+    totals: dict[str, int] = {}
+    own = [entry for line in lines for entry in discount_lines(line.get("_discounts", []), [line])]
+    for entry in [*own, *discount_lines(invoice["_discounts"], lines)]:
+        totals[entry["discount"]] = totals.get(entry["discount"], 0) + entry["amount"]
+    return [{"amount": amount, "discount": id} for id, amount in totals.items()]
 
 
 def show_balance(ctx: Context, invoice: StripeObject) -> int:

@@ -32,7 +32,7 @@ def _invoice(ctx: Context, invoice: StripeObject) -> list[Happening]:
         at = invoice["automatically_finalizes_at"]
         if pending_of(ctx.state, "invoice.created", invoice["id"]):
             # Stripe holds finalization until the webhook is acknowledged, for three days at the most.
-            at = invoice["created"] + invoices.HOLD_SECONDS_MAX
+            at = max(at, invoice["created"] + invoices.HOLD_SECONDS_MAX)
             ctx.state.due.held.add(invoice["id"])
         return [(at, lambda: invoices.finalize(ctx, invoice))]
     if invoice["status"] == "open" and invoice["next_payment_attempt"] is not None:

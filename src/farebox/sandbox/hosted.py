@@ -127,14 +127,13 @@ class _Hosted:
     def _portal_page(self, state: State, session: StripeObject, problem: StripeError | None) -> Response:
         with self._frame.sandbox.lock:
             customer = state.objects["customer"][session["customer"]]
-            chosen = customer["invoice_settings"]["default_payment_method"]
             drawn_up = [i for i in state.of_customer("invoice", customer["id"]) if i["status"] != "draft"]
             shown: dict[str, Any] = {
                 "session": session,
                 "customer": customer,
                 "features": _features(state, session),
                 "subscriptions": state.of_customer("subscription", customer["id"]),
-                "card": state.objects["payment_method"].get(chosen or ""),
+                "card": _card(self._frame.sandbox.context(state), customer),
                 "invoices": drawn_up[: -INVOICES_SHOWN_MAX - 1 : -1],
                 "cards": _TEST_CARDS,
                 "problem": problem,
@@ -156,6 +155,13 @@ def _features(state: State, session: StripeObject) -> StripeObject:
     return features
 
 
+def _card(ctx: Context, customer: StripeObject) -> StripeObject | None:
+    """The card that pays for the newest subscription that goes on, else the customer's default."""
+    every = ctx.state.of_customer("subscription", customer["id"])
+    running = next((s for s in reversed(every) if s["status"] not in subscriptions.ENDED), None)
+    return customers.card_of(ctx, running, customer)
+
+
 def _act(ctx: Context, session: StripeObject, form: dict[str, str]) -> None:
     """What a buyer may do in the portal, within what its configuration allows."""
     features = _features(ctx.state, session)
@@ -164,6 +170,7 @@ def _act(ctx: Context, session: StripeObject, form: dict[str, str]) -> None:
         customer = ctx.state.objects["customer"][session["customer"]]
         card = customers.check_card(ctx, form.get("card_number", ""), form.get("exp", ""), form.get("cvc", ""))
         method = customers.attach_card(ctx, customer, card)
+        customer["invoice_settings"]["default_payment_method"] = method["id"]
         for subscription in ctx.state.of_customer("subscription", customer["id"]):
             subscription["default_payment_method"] = method["id"]
         return

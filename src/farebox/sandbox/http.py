@@ -35,10 +35,18 @@ from farebox.sandbox.sandbox import Sandbox
 from farebox.sandbox.state import visible
 from farebox.sandbox.stripecli import socket_routes
 
-__all__ = ["DELIVERY_PAUSE_MILLISECONDS", "DELIVERY_SECONDS_MAX", "create_app", "is_loopback", "serve"]
+__all__ = [
+    "DELIVERY_PAUSE_MILLISECONDS",
+    "DELIVERY_SECONDS_MAX",
+    "GRACE_HOURS_MAX",
+    "create_app",
+    "is_loopback",
+    "serve",
+]
 
 DELIVERY_SECONDS_MAX: Final = 10
 DELIVERY_PAUSE_MILLISECONDS: Final = 50
+GRACE_HOURS_MAX: Final = 72  # as in Stripe's dashboard
 _GARBAGE_SOUGHT_AFTER: Final = 50_000  # new objects, of Python's own 700
 _READING: Final = ("GET", "HEAD")
 _log: Final = logging.getLogger(__name__)
@@ -218,13 +226,20 @@ class _Control:
         return JSONResponse(shown, 202 if self._movement.moving else 200)
 
     async def settings(self, request: Request) -> Response:
-        """What Stripe keeps in its dashboard: what becomes of a subscription that could not be paid."""
+        """What Stripe keeps in its dashboard: what becomes of a subscription that could not be paid, and how long a
+        draft that advances by itself stays one."""
+        box = self._sandbox
         if request.method == "POST":
-            asked = (await _json(request)).get("after_retries")
-            if asked not in ("canceled", "past_due", "unpaid"):
-                return _refusal("after_retries is canceled, past_due or unpaid.")
-            self._sandbox.after_retries = asked
-        return JSONResponse({"after_retries": self._sandbox.after_retries})
+            asked = await _json(request)
+            after, hours = asked.get("after_retries", box.after_retries), asked.get("grace_hours", 1)
+            whole = isinstance(hours, int) and not isinstance(hours, bool) and 1 <= hours <= GRACE_HOURS_MAX
+            named = asked.keys() & {"after_retries", "grace_hours"}
+            if asked.keys() != named or not named or after not in ("canceled", "past_due", "unpaid") or not whole:
+                return _refusal("after_retries is canceled, past_due or unpaid; grace_hours from 1 to 72.")
+            box.after_retries = after
+            if "grace_hours" in asked:
+                box.grace_seconds = hours * 3_600
+        return JSONResponse({"after_retries": box.after_retries, "grace_hours": box.grace_seconds // 3_600})
 
     async def aggregation(self, request: Request) -> Response:
         box, asked = self._sandbox, await _json(request)

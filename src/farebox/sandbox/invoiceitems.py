@@ -6,13 +6,16 @@ from typing import Any, Final
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.customers import live_customer
-from farebox.sandbox.errors import invalid, not_modelled, wrong_state
+from farebox.sandbox.discounts import DISCOUNTS, Asked, asked_discounts, new_discounts
+from farebox.sandbox.errors import invalid, wrong_state
 from farebox.sandbox.lines import Plan, single_entry
 from farebox.sandbox.params import boolean, decimal, integer, metadata, obj, required, text
 from farebox.sandbox.pricing import amount_of, rounded
 from farebox.sandbox.state import StripeObject
 
-__all__ = ["ROUTES", "claim_items", "drop_prorations", "new_item", "waiting_items"]
+__all__ = ["ITEMS_MAX", "ROUTES", "claim_items", "drop_prorations", "new_item", "waiting_items"]
+
+ITEMS_MAX: Final = 250  # of an invoice
 
 
 def new_item(
@@ -77,9 +80,11 @@ def waiting_items(ctx: Context, subscription: StripeObject) -> list[StripeObject
     ]
 
 
-def claim_items(ctx: Context, subscription: StripeObject, invoice_id: str) -> list[Plan]:
-    """Put what waits onto this invoice."""
+def claim_items(ctx: Context, subscription: StripeObject, invoice_id: str, *, own_only: bool = False) -> list[Plan]:
+    """Put what waits onto this invoice; with `own_only` what names this subscription alone."""
     items = waiting_items(ctx, subscription)
+    if own_only:
+        items = [item for item in items if _subscription_of(item) == subscription["id"]]
     for item in items:
         item["invoice"] = invoice_id
     return [single_entry(item) for item in items]
@@ -105,6 +110,8 @@ def _create(ctx: Context) -> StripeObject:
         if subscription["customer"] != customer["id"] or subscription["ended_at"] is not None:
             raise invalid("The subscription has ended or is another customer's.", param="subscription")
     amount, currency, price = _amount(ctx, p)
+    invoice = _draft_of(ctx, p["invoice"], customer, currency) if "invoice" in p else None
+    asked = asked_discounts(ctx, p.get("discounts", []), customer=customer, currency=currency)
     quantity = p.get("quantity", 1)
     made = new_item(
         ctx,
@@ -117,12 +124,36 @@ def _create(ctx: Context) -> StripeObject:
         price=price,
         unit_amount=price["unit_amount_decimal"] if price is not None else None,
         subscription=p.get("subscription"),
-        discountable=p.get("discountable", True),
+        discountable=p.get("discountable", amount >= 0),
         metadata=p.get("metadata"),
     )
+    _discount(ctx, made, asked)
     ctx.state.add(made)
+    if invoice is not None:
+        made["invoice"] = invoice["id"]
+        invoice["_plan"].append(single_entry(made))
     ctx.emit("invoiceitem.created", made)
     return made
+
+
+def _draft_of(ctx: Context, id: str, customer: StripeObject, currency: str) -> StripeObject:
+    """The draft that a new item is put on at once."""
+    invoice = ctx.state.get("invoice", id, param="invoice", status=400)
+    if invoice["customer"] != customer["id"]:
+        raise invalid("The invoice is another customer's.", param="invoice")
+    if invoice["status"] != "draft":
+        raise invalid("The invoice is no longer editable.", param="invoice", code="invoice_not_editable")
+    if invoice["currency"] != currency:
+        raise invalid(f"The invoice is in {invoice['currency']}, and the item in {currency}.", param="currency")
+    if len(invoice["_plan"]) >= ITEMS_MAX:
+        raise invalid(f"An invoice has at most {ITEMS_MAX} items.", param="invoice")
+    return invoice
+
+
+def _discount(ctx: Context, item: StripeObject, asked: list[Asked]) -> None:
+    on = {"subscription": None, "invoice_item": item["id"]}
+    item["_discounts"] = new_discounts(ctx, asked, {"id": None, "customer": item["customer"]}, on=on)
+    item["discounts"] = [discount["id"] for discount in item["_discounts"]]
 
 
 def _amount(ctx: Context, p: dict[str, Any]) -> tuple[int, str, StripeObject | None]:
@@ -158,25 +189,31 @@ def _period(asked: dict[str, int] | None) -> tuple[int, int] | None:
 
 
 def _update(ctx: Context) -> StripeObject:
-    item, p = _waiting(ctx), ctx.params
+    item, p = _editable(ctx), dict(ctx.params)
     if "amount" in p and item["pricing"] is not None:
         raise invalid("The amount of an item with a price cannot be changed.", param="amount")
+    if "discounts" in p:
+        customer = ctx.state.objects["customer"][item["customer"]]
+        _discount(ctx, item, asked_discounts(ctx, p.pop("discounts"), customer=customer, currency=item["currency"]))
+    _period(p.get("period"))
     for name, value in p.items():
         item[name] = merged_metadata(item["metadata"], value) if name == "metadata" else value
     return item
 
 
-def _waiting(ctx: Context) -> StripeObject:
+def _editable(ctx: Context) -> StripeObject:
+    """The item, which waits for an invoice or is on a draft."""
     item = ctx.state.get("invoiceitem", ctx.path["id"])
-    if item["invoice"] is not None:
-        if ctx.state.objects["invoice"][item["invoice"]]["status"] == "draft":
-            raise not_modelled("changing what a draft has taken along")
+    if item["invoice"] is not None and ctx.state.objects["invoice"][item["invoice"]]["status"] != "draft":
         raise wrong_state("The invoice item is on a finalized invoice and can no longer be changed.")
     return item
 
 
 def _delete(ctx: Context) -> StripeObject:
-    item = _waiting(ctx)
+    item = _editable(ctx)
+    if item["invoice"] is not None:
+        invoice = ctx.state.objects["invoice"][item["invoice"]]
+        invoice["_plan"] = [entry for entry in invoice["_plan"] if entry.get("invoice_item") is not item]
     _forget(ctx, item)
     return {"id": item["id"], "object": "invoiceitem", "deleted": True}
 
@@ -202,6 +239,8 @@ _CREATE: Final = {
     "currency": text(3),
     "description": text(),
     "discountable": boolean(),
+    "discounts": DISCOUNTS,
+    "invoice": text(),
     "metadata": metadata(),
     "period": obj({"start": required(integer()), "end": required(integer())}),
     "pricing": obj({"price": required(text())}),
@@ -213,7 +252,9 @@ _CHANGE: Final = {
     "amount": integer(-99_999_999, 99_999_999),
     "description": text(),
     "discountable": boolean(),
+    "discounts": DISCOUNTS,
     "metadata": metadata(),
+    "period": obj({"start": required(integer()), "end": required(integer())}),
 }
 
 ROUTES: Final = [

@@ -6,16 +6,18 @@ from farebox.sandbox.balances import move_balance
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.credits import reinstate_credits, spend_credits
-from farebox.sandbox.customers import Charged, charge
+from farebox.sandbox.customers import Charged, card_of, charge, own_method
+from farebox.sandbox.discounts import DISCOUNTS, asked_discounts, new_discounts
 from farebox.sandbox.disputes import open_dispute
-from farebox.sandbox.drafts import GRACE_SECONDS, count, show_balance, subscription_of
-from farebox.sandbox.errors import StripeError, wrong_state
+from farebox.sandbox.drafts import count, schedule_finalization, show_balance, subscription_of
+from farebox.sandbox.errors import StripeError, invalid, wrong_state
 from farebox.sandbox.params import boolean, enum, metadata, text
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, end_subscription, set_status
+from farebox.sandbox.taxes import AUTOMATIC_TAX, disable_tax, invoice_tax, unknown_location
 
 __all__ = [
-    "GRACE_SECONDS",
+    "COLLECTED_AFTER_SECONDS",
     "HOLD_SECONDS_MAX",
     "RETRY_AFTER_DAYS",
     "ROUTES",
@@ -27,10 +29,13 @@ __all__ = [
 
 HOLD_SECONDS_MAX: Final = 72 * 3_600
 RETRY_AFTER_DAYS: Final = (3, 5, 7)
+COLLECTED_AFTER_SECONDS: Final = 3_600  # what was finalized by a request, and advances by itself
 
 
 def finalize(ctx: Context, invoice: StripeObject, *, collect: bool = True) -> None:
-    """Count what is there now, for the last time, give the number, and collect unless that was paused."""
+    """Count what is there now, for the last time, and give the number. What asks for nothing is paid by that; else
+    `collect` tries to collect at once, unless that was paused."""
+    disable_tax(invoice)
     spend_credits(ctx, invoice, count(ctx, invoice))
     customer = ctx.state.objects["customer"][invoice["customer"]]
     ending = show_balance(ctx, invoice)
@@ -52,7 +57,7 @@ def finalize(ctx: Context, invoice: StripeObject, *, collect: bool = True) -> No
 
 
 def _close(ctx: Context, invoice: StripeObject, status: str, event: str) -> None:
-    invoice.update(status=status, next_payment_attempt=None)
+    invoice.update(status=status, auto_advance=False, next_payment_attempt=None)
     invoice["status_transitions"][f"{event}_at"] = ctx.now_at
     ctx.emit(f"invoice.{event}", invoice)
 
@@ -68,14 +73,14 @@ def void_invoice(ctx: Context, invoice: StripeObject) -> None:
         move_balance(ctx, customer, change, "unapplied_from_invoice", currency=currency, invoice=id)
 
 
-def attempt_payment(ctx: Context, invoice: StripeObject) -> bool:
-    """Charge the card that stands for the subscription. After the last failed retry the account's setting decides."""
+def attempt_payment(ctx: Context, invoice: StripeObject, method: StripeObject | None = None) -> bool:
+    """Charge this payment method, or the one that stands for the invoice. After the last failed retry of a
+    subscription's invoice the account's setting decides."""
     subscription = subscription_of(ctx, invoice)
-    customer = ctx.state.objects["customer"][invoice["customer"]]
     if not invoice["amount_remaining"]:
         settle_invoice(ctx, invoice, None)
         return True
-    charged = charge(ctx, subscription, customer)
+    charged = charge(ctx, method or payment_method_of(ctx, invoice))
     if charged.outcome == "succeeded":
         settle_invoice(ctx, invoice, charged)
         return True
@@ -84,7 +89,7 @@ def attempt_payment(ctx: Context, invoice: StripeObject) -> bool:
     tried = invoice["attempt_count"]
     lives = subscription is None or subscription["status"] not in (*ENDED, "incomplete", "paused")
     due = invoice["status"] == "open" and lives
-    again = due and tried <= len(RETRY_AFTER_DAYS)
+    again = due and invoice["auto_advance"] and tried <= len(RETRY_AFTER_DAYS)
     invoice["next_payment_attempt"] = ctx.now_at + RETRY_AFTER_DAYS[tried - 1] * 86_400 if again else None
     if charged.outcome == "requires_action":
         ctx.emit("invoice.payment_action_required", invoice)
@@ -99,6 +104,12 @@ def attempt_payment(ctx: Context, invoice: StripeObject) -> bool:
     return False
 
 
+def payment_method_of(ctx: Context, invoice: StripeObject) -> StripeObject | None:
+    """What an invoice is charged to: its own method, else its subscription's, else the customer's default."""
+    customer = ctx.state.objects["customer"][invoice["customer"]]
+    return card_of(ctx, subscription_of(ctx, invoice), customer, invoice)
+
+
 def _give_up(ctx: Context, subscription: StripeObject) -> None:
     after = ctx.sandbox.after_retries
     if after == "canceled":
@@ -111,7 +122,7 @@ def settle_invoice(ctx: Context, invoice: StripeObject, charged: Charged | None)
     """It is paid: by a charge, or because nothing is left to pay."""
     amount = invoice["amount_remaining"]
     invoice.update(status="paid", amount_paid=invoice["amount_paid"] + amount, amount_remaining=0)
-    invoice.update(next_payment_attempt=None, attempted=True)
+    invoice.update(auto_advance=False, next_payment_attempt=None, attempted=True)
     invoice["status_transitions"]["paid_at"] = ctx.now_at
     intent = charged.intent if charged is not None else None
     if charged is not None and amount:
@@ -186,21 +197,56 @@ def _lines(ctx: Context) -> StripeObject:
 def _update(ctx: Context) -> StripeObject:
     invoice, p = _found(ctx), ctx.params
     previous = {name: invoice[name] for name in p}
-    if "auto_advance" in p and invoice["status"] == "draft":
-        invoice["auto_advance"] = p["auto_advance"]
-        invoice["automatically_finalizes_at"] = ctx.now_at + GRACE_SECONDS if p["auto_advance"] else None
+    customer = ctx.state.objects["customer"][invoice["customer"]]
+    fixed = [name for name in ("automatic_tax", "discounts") if name in p and invoice["status"] != "draft"]
+    if fixed:
+        message = "Finalized invoices can't be updated in this way."
+        raise invalid(message, param=fixed[0], code="invoice_not_editable")
+    if "default_payment_method" in p:
+        own = own_method(ctx, p["default_payment_method"], customer, "default_payment_method")
+        invoice["default_payment_method"] = own["id"]
+    if "automatic_tax" in p:
+        invoice["automatic_tax"] = invoice_tax(p["automatic_tax"], customer)
+    if "discounts" in p:
+        asked = asked_discounts(ctx, p["discounts"], customer=customer, currency=invoice["currency"])
+        on = {"subscription": None, "invoice": invoice["id"]}
+        invoice["_discounts"] = new_discounts(ctx, asked, {**invoice, "id": None}, on=on)
+        invoice["discounts"] = [discount["id"] for discount in invoice["_discounts"]]
+        count(ctx, invoice)
+    if "auto_advance" in p:
+        _let_advance(ctx, invoice, on=p["auto_advance"])
     invoice["metadata"] = merged_metadata(invoice["metadata"], p.get("metadata"))
     invoice["description"] = p.get("description", invoice["description"])
     ctx.emit("invoice.updated", invoice, previous)
     return invoice
 
 
+def _let_advance(ctx: Context, invoice: StripeObject, *, on: bool) -> None:
+    """Let a draft or an open invoice advance by itself, or stop it. The other ones never do."""
+    if invoice["status"] == "draft":
+        invoice["auto_advance"] = on
+        schedule_finalization(ctx, invoice)
+    elif invoice["status"] == "open" and invoice["auto_advance"] != on:
+        invoice["auto_advance"] = on
+        invoice["next_payment_attempt"] = ctx.now_at + COLLECTED_AFTER_SECONDS if on else None
+
+
 def _finalize(ctx: Context) -> StripeObject:
+    """It stays open. With auto_advance Stripe tries to collect it later."""
     invoice = ctx.state.get("invoice", ctx.path["id"])
     if invoice["status"] != "draft":
         raise wrong_state("This invoice is already finalized, you can't re-finalize a non-draft invoice.")
-    finalize(ctx, invoice)
+    _check_location(invoice)
+    invoice["auto_advance"] = ctx.params.get("auto_advance", invoice["auto_advance"])
+    finalize(ctx, invoice, collect=False)
+    if invoice["status"] == "open" and invoice["auto_advance"]:
+        invoice["next_payment_attempt"] = ctx.now_at + COLLECTED_AFTER_SECONDS
     return invoice
+
+
+def _check_location(invoice: StripeObject) -> None:
+    if invoice["automatic_tax"]["status"] == "requires_location_inputs":
+        raise unknown_location()
 
 
 def _pay(ctx: Context) -> StripeObject:
@@ -212,11 +258,23 @@ def _pay(ctx: Context) -> StripeObject:
     if ctx.params.get("paid_out_of_band") and invoice["status"] != "draft":
         settle_invoice(ctx, invoice, None)
         return invoice
+    method = payment_method_of(ctx, invoice)
+    if "payment_method" in ctx.params:
+        customer = ctx.state.objects["customer"][invoice["customer"]]
+        method = own_method(ctx, ctx.params["payment_method"], customer, "payment_method")
+    if invoice["status"] == "draft":
+        _check_location(invoice)
+        count(ctx, invoice)
+    if method is None and invoice["amount_remaining"]:
+        raise invalid(
+            "There is no `default_payment_method` set on this Customer or Invoice. Please set either a "
+            "`default_payment_method` for the Customer or Invoice."
+        )
     if invoice["status"] == "draft":
         invoice["_paused"] = None  # asked for by name, it is collected
-        finalize(ctx, invoice)
-    else:
-        attempt_payment(ctx, invoice)
+        finalize(ctx, invoice, collect=False)
+    if invoice["status"] != "paid":
+        attempt_payment(ctx, invoice, method)
     if invoice["status"] != "paid":
         raise StripeError(402, "card_error", "Your card was declined.", code="card_declined")
     return invoice
@@ -243,7 +301,15 @@ _FILTER: Final[dict[str, Any]] = {
     "subscription": text(),
     "status": enum("draft", "open", "paid", "uncollectible", "void"),
 }
-_CHANGE: Final = {"auto_advance": boolean(), "description": text(1_500, empty=True), "metadata": metadata()}
+_CHANGE: Final = {
+    "auto_advance": boolean(),
+    "automatic_tax": AUTOMATIC_TAX,
+    "default_payment_method": text(),
+    "description": text(1_500, empty=True),
+    "discounts": DISCOUNTS,
+    "metadata": metadata(),
+}
+_PAY: Final = {"paid_out_of_band": boolean(), "off_session": boolean(), "payment_method": text()}
 
 ROUTES: Final = [
     Route("GET", "/v1/invoices", _list, _FILTER, paged=True),
@@ -251,7 +317,7 @@ ROUTES: Final = [
     Route("POST", "/v1/invoices/{id}", _update, _CHANGE),
     Route("GET", "/v1/invoices/{id}/lines", _lines, paged=True),
     Route("POST", "/v1/invoices/{id}/finalize", _finalize, {"auto_advance": boolean()}),
-    Route("POST", "/v1/invoices/{id}/pay", _pay, {"paid_out_of_band": boolean(), "off_session": boolean()}),
+    Route("POST", "/v1/invoices/{id}/pay", _pay, _PAY),
     Route("POST", "/v1/invoices/{id}/void", _void),
     Route("POST", "/v1/invoices/{id}/mark_uncollectible", _mark_uncollectible),
 ]

@@ -12,8 +12,16 @@ from farebox.sandbox.invoiceitems import drop_prorations, waiting_items
 from farebox.sandbox.invoices import finalize, void_invoice
 from farebox.sandbox.lines import Plan, licensed_entries, metered_entries, trial_entries, used_by
 from farebox.sandbox.periods import period_around
-from farebox.sandbox.phases import enter_phase
-from farebox.sandbox.prorations import keep_items, note_billed, unused_time
+from farebox.sandbox.phases import (
+    boundary_of,
+    change_of,
+    due_phase,
+    enter_phase,
+    keeps_rhythm,
+    note_phase,
+    release_schedule,
+)
+from farebox.sandbox.prorations import apply_change, keep_items, note_billed, unused_time
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, end_subscription, period_end, set_status
 
@@ -50,6 +58,9 @@ def happenings_of(ctx: Context, subscription: StripeObject) -> list[Happening]:
         due.append((resumes_at, lambda: _resume_collection(ctx, s)))
     if s["status"] == "trialing" and not s.get("_told"):
         due.append((s["trial_end"] - TRIAL_NOTICE_SECONDS, lambda: _tell_of_trial(ctx, s)))
+    boundary = boundary_of(ctx, s)
+    if boundary is not None and boundary < period_end(s):
+        due.append((boundary, lambda: _enter_within(ctx, s)))
     if s.get("_check_at") is not None:
         due.append((s["_check_at"], lambda: _check_thresholds(ctx, s)))
     return due
@@ -180,6 +191,32 @@ def _turn_over(
     return _draft(ctx, subscription, plan, reason=reason, period=period, grace=grace)
 
 
+def _enter_within(ctx: Context, subscription: StripeObject) -> None:
+    """A schedule's phase ends within a period: the next one begins there, prorated as it says, or the schedule ends."""
+    coming, at = due_phase(ctx, subscription), ctx.now_at
+    previous: StripeObject = {"items": {**subscription["items"], "data": list(subscription["items"]["data"])}}
+    if coming is None:
+        release_schedule(ctx, subscription)
+        previous = {"schedule": None}
+    elif keeps_rhythm(ctx, subscription, coming):
+        change = change_of(ctx, subscription, coming)
+        apply_change(ctx, subscription, change, prorate=coming["proration_behavior"] != "none")
+        note_phase(ctx, subscription, coming)
+        if coming["proration_behavior"] == "always_invoice" and change.prorations:
+            bill_now(ctx, subscription, [], reason="subscription_update")
+    else:
+        if coming["proration_behavior"] != "none":
+            keep_items(ctx, unused_time(ctx, subscription, at))
+        start = min(item["current_period_start"] for item in subscription["items"]["data"])
+        plan = closing_plan(subscription, at)
+        enter_phase(ctx, subscription)
+        reason, period = "subscription_update", (start, at)
+        invoice = _turn_over(ctx, subscription, plan, period=period, at=at, reason=reason, grace=False)
+        if invoice["auto_advance"]:
+            finalize(ctx, invoice)
+    ctx.emit("customer.subscription.updated", subscription, previous)
+
+
 def _tell_of_trial(ctx: Context, subscription: StripeObject) -> None:
     subscription["_told"] = True
     ctx.emit("customer.subscription.trial_will_end", subscription)
@@ -201,6 +238,7 @@ def end_trial(ctx: Context, subscription: StripeObject) -> None:
         plan = trial_entries(subscription, metered=True)
         previous = {"status": "trialing", "latest_invoice": subscription["latest_invoice"]}
         subscription.update(status="active", billing_cycle_anchor=ctx.now_at, trial_end=ctx.now_at)
+        enter_phase(ctx, subscription)
         period = (start, ctx.now_at)
         _turn_over(ctx, subscription, plan, period=period, at=ctx.now_at, reason="subscription_cycle", grace=True)
         ctx.emit("customer.subscription.updated", subscription, previous)
@@ -212,6 +250,7 @@ def resume(ctx: Context, subscription: StripeObject, *, anchor: str) -> StripeOb
         raise wrong_state("Only a paused subscription can be resumed.")
     if anchor == "now" or period_end(subscription) <= ctx.now_at:
         subscription["billing_cycle_anchor"] = ctx.now_at
+    enter_phase(ctx, subscription)
     periods = next_periods(subscription, ctx.now_at)
     plan = licensed_entries(subscription, periods)
     _enter(subscription, periods)

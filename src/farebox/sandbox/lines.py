@@ -165,6 +165,7 @@ def _single_line(ctx: Context, invoice: StripeObject, entry: Plan) -> StripeObje
         "amount": item["amount"],
         "description": item["description"],
         "discountable": item["discountable"],
+        "discounts": list(item["discounts"]),
         "metadata": dict(item["metadata"]),
         "parent": parent,
         "period": dict(item["period"]),
@@ -174,6 +175,7 @@ def _single_line(ctx: Context, invoice: StripeObject, entry: Plan) -> StripeObje
         "subtotal": item["amount"],
         "_price": ((item["pricing"] or {}).get("price_details") or {}).get("price"),
         "_metered": False,
+        "_discounts": item.get("_discounts", []),
     }
 
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
-from farebox.sandbox.invoices import GRACE_SECONDS
 from farebox.sandbox.periods import period_around
 from farebox.sandbox.sandbox import Sandbox
 
@@ -36,8 +35,8 @@ class Movement:
     def begin(self, asked: Mapping[str, Any]) -> None:
         """Begin to move: {"advance": "1 month" | seconds} or {"to_at": Unix seconds}, with "settle_seconds" and "wait".
 
-        A span goes on for up to an hour more when it ends while a renewal invoice is still a draft: who says a month
-        wants to see the bill. `to_at` is exact.
+        A span goes on for as long as drafts are kept when it ends while a renewal invoice is still a draft: who says a
+        month wants to see the bill. `to_at` is exact.
         ValueError when it is not understood, would go back or too far, or another move is under way.
         """
         now = self._sandbox.clock.now_at()
@@ -67,14 +66,14 @@ class Movement:
         while (draft_at := self._sandbox.next_draft_at(to_at)) is not None and not self._stopping.is_set():
             self._sandbox.advance(draft_at)
             # One rest for all that are drafted within half their grace: none of them is finalized before it.
-            until = min(draft_at + GRACE_SECONDS // 2, to_at)
+            until = min(draft_at + self._sandbox.grace_seconds // 2, to_at)
             while (another_at := self._sandbox.next_draft_at(until)) is not None and not self._stopping.is_set():
                 self._sandbox.advance(another_at)
             if self._stopping.wait(settle_seconds):
                 return
         self._sandbox.advance(to_at)
         billed_at = self._sandbox.drafts_end_at()
-        if to_the_bill and billed_at is not None and billed_at <= to_at + GRACE_SECONDS:
+        if to_the_bill and billed_at is not None and billed_at <= to_at + self._sandbox.grace_seconds:
             self._sandbox.advance(billed_at)
 
 

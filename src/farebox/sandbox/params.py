@@ -26,6 +26,7 @@ __all__ = [
     "obj",
     "required",
     "text",
+    "unsettable",
 ]
 
 METADATA_KEYS_MAX: Final = 50
@@ -156,6 +157,15 @@ def array(item: Field, items_max: int = 100) -> Field:
         if len(value) > items_max:
             raise invalid(f"Array is too long: at most {items_max} items", param=path)
         return [item.convert(entry, f"{path}[{i}]") for i, entry in enumerate(value)]
+
+    return Field(convert)
+
+
+def unsettable(field: Field, otherwise: Any = None) -> Field:
+    """A parameter that an empty string unsets: `otherwise` stands for it then, an empty list by default."""
+
+    def convert(value: Form, path: str) -> Any:
+        return ([] if otherwise is None else otherwise) if value == "" else field.convert(value, path)
 
     return Field(convert)
 

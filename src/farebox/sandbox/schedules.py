@@ -4,13 +4,19 @@ from typing import Any, Final
 
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
+from farebox.sandbox.customers import own_method
+from farebox.sandbox.discounts import DISCOUNTS, asked_discounts
 from farebox.sandbox.errors import invalid, not_modelled, wrong_state
-from farebox.sandbox.params import array, enum, integer, metadata, obj, required, text
+from farebox.sandbox.lifecycle import end_trial
+from farebox.sandbox.params import array, boolean, enum, integer, metadata, obj, required, text
 from farebox.sandbox.periods import period_around
-from farebox.sandbox.phases import release_schedule
+from farebox.sandbox.phases import apply_settings, release_schedule
+from farebox.sandbox.sellable import ITEMS_MAX, check_prices
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, period_end
-from farebox.sandbox.subscriptions import ITEMS_MAX, check_prices
+from farebox.sandbox.taxes import AUTOMATIC_TAX, check_location, subscription_tax
+from farebox.sandbox.thresholds import THRESHOLDS, shown_thresholds
+from farebox.sandbox.trials import TRIAL_END, extend_trial
 
 __all__ = ["PHASES_MAX", "ROUTES"]
 
@@ -27,12 +33,8 @@ def _create(ctx: Context) -> StripeObject:
             f"`{subscription['id']}` is already attached to schedule `{subscription['schedule']}`.",
             param="from_subscription",
         )
-    items = [
-        {"price": item["price"]["id"], **({"quantity": item["quantity"]} if "quantity" in item else {})}
-        for item in subscription["items"]["data"]
-    ]
     start = min(item["current_period_start"] for item in subscription["items"]["data"])
-    phase = _phase(subscription, items, start, period_end(subscription), {})
+    phase = _phase(subscription, _as_it_is(subscription), start, period_end(subscription))
     schedule = {
         "id": ctx.new_id("sub_sched_"),
         "object": "subscription_schedule",
@@ -77,31 +79,52 @@ def _create(ctx: Context) -> StripeObject:
     return schedule
 
 
-def _phase(
-    subscription: StripeObject, items: list[dict[str, Any]], start: int, end: int, of_phase: dict[str, str]
-) -> StripeObject:
+def _phase(subscription: StripeObject, asked: dict[str, Any], start: int, end: int) -> StripeObject:
+    """A phase with what was asked for. What was left out is unset."""
     return {
         "add_invoice_items": [],
         "application_fee_percent": None,
+        "automatic_tax": subscription_tax(asked.get("automatic_tax")),
         "billing_cycle_anchor": None,
-        "billing_thresholds": None,
-        "collection_method": None,
+        "billing_thresholds": shown_thresholds(asked.get("billing_thresholds")),
+        "collection_method": asked.get("collection_method"),
         "currency": subscription["currency"],
-        "default_payment_method": None,
+        "default_payment_method": asked.get("default_payment_method"),
         "default_tax_rates": [],
-        "description": None,
-        "discounts": [],
+        "description": asked.get("description") or None,
+        "discounts": [
+            {name: entry.get(name) for name in ("coupon", "discount", "promotion_code")}
+            for entry in asked.get("discounts", [])
+        ],
         "end_date": end,
         "invoice_settings": None,
         "items": [
-            {"billing_thresholds": None, "discounts": [], "metadata": {}, "tax_rates": []} | entry for entry in items
+            {"billing_thresholds": None, "discounts": [], "metadata": {}, "tax_rates": []} | entry
+            for entry in asked["items"]
         ],
-        "metadata": of_phase,
+        "metadata": asked.get("metadata", {}),
         "on_behalf_of": None,
-        "proration_behavior": "none",
+        "proration_behavior": asked.get("proration_behavior", "create_prorations"),
         "start_date": start,
         "transfer_data": None,
-        "trial_end": None,
+        "trial_end": asked.get("trial_end"),
+    }
+
+
+def _as_it_is(subscription: StripeObject) -> dict[str, Any]:
+    """The subscription as a phase would ask for it."""
+    return {
+        "automatic_tax": subscription["automatic_tax"],
+        "billing_thresholds": subscription["billing_thresholds"],
+        "collection_method": subscription["collection_method"],
+        "default_payment_method": subscription["default_payment_method"],
+        "description": subscription["description"],
+        "discounts": [{"discount": id} for id in subscription["discounts"]],
+        "items": [
+            {"price": item["price"]["id"], **({"quantity": item["quantity"]} if "quantity" in item else {})}
+            for item in subscription["items"]["data"]
+        ],
+        "trial_end": subscription["trial_end"] if subscription["status"] == "trialing" else None,
     }
 
 
@@ -110,39 +133,89 @@ def _update(ctx: Context) -> StripeObject:
     if schedule["status"] != "active":
         raise wrong_state(f"You cannot update a subscription schedule that is {schedule['status']}.")
     previous = {name: schedule[name] for name in p if name in schedule}
-    if "phases" in p:
-        schedule["phases"] = _phases(ctx, schedule, p["phases"])
     if "metadata" in p:
         schedule["metadata"] = merged_metadata(schedule["metadata"], p["metadata"])
+    subscription = ctx.state.objects["subscription"][schedule["subscription"]]
+    if "phases" in p:
+        schedule["phases"] = _phases(ctx, schedule, subscription, p["phases"])
     ctx.emit("subscription_schedule.updated", schedule, previous)
+    if "phases" in p:
+        _apply_now(ctx, subscription, schedule["phases"][0])
     return schedule
 
 
-def _phases(ctx: Context, schedule: StripeObject, asked: list[dict[str, Any]]) -> list[StripeObject]:
-    """The running phase as it is, and the one after it. Anything else is not modelled."""
-    subscription = ctx.state.objects["subscription"][schedule["subscription"]]
-    running = schedule["phases"][0]
+def _apply_now(ctx: Context, subscription: StripeObject, running: StripeObject) -> None:
+    """What was changed of the running phase holds at once. A trial that it no longer names ends."""
+    names = ("default_payment_method", "description", "automatic_tax", "billing_thresholds", "discounts", "metadata")
+    before = {name: subscription[name] for name in names}
+    subscription["metadata"] = merged_metadata(subscription["metadata"], running["metadata"] or None)
+    apply_settings(ctx, subscription, running)
+    previous = {name: value for name, value in before.items() if subscription[name] != value}
+    if previous:
+        ctx.emit("customer.subscription.updated", subscription, previous)
+    if subscription["status"] == "trialing" and running["trial_end"] is None:
+        end_trial(ctx, subscription)
+    elif subscription["status"] == "trialing" and running["trial_end"] != subscription["trial_end"]:
+        extend_trial(ctx, subscription, running["trial_end"])
+
+
+def _phases(
+    ctx: Context, schedule: StripeObject, subscription: StripeObject, asked: list[dict[str, Any]]
+) -> list[StripeObject]:
+    """The running phase with the same items and dates, and the one after it. Anything else is not modelled."""
+    running = next(p for p in schedule["phases"] if p["start_date"] == schedule["current_phase"]["start_date"])
     first, *later = asked
     if first.get("start_date") != running["start_date"]:
         raise invalid("The first phase must begin when the running one did.", param="phases[0][start_date]")
     mine = [item["price"]["id"] for item in subscription["items"]["data"]]
     if first.get("end_date") != running["end_date"] or [entry["price"] for entry in first["items"]] != mine:
         raise not_modelled("a change of a schedule's running phase")
-    if not later:
-        return [running]
-    (coming,) = later
-    if "duration" not in coming:
-        raise invalid("The last phase needs a duration.", param="phases[1][duration]")
-    prices = check_prices(ctx, coming["items"], "phases[1][items]")
-    for i, (entry, price) in enumerate(zip(coming["items"], prices, strict=True)):
-        if price["currency"] != subscription["currency"]:
-            raise invalid("A subscription's currency cannot change.", param=f"phases[1][items][{i}][price]")
-        if price["recurring"]["usage_type"] == "licensed":
-            entry.setdefault("quantity", 1)
-    start = running["end_date"]
-    duration = coming["duration"]
-    _, end = period_around(start, duration["interval"], duration.get("interval_count", 1), start)
-    return [running, _phase(subscription, coming["items"], start, end, coming.get("metadata", {}))]
+    _check_settings(ctx, subscription, first, "phases[0]")
+    first["trial_end"] = _trial_end(ctx, subscription, first)
+    for entry, item in zip(first["items"], subscription["items"]["data"], strict=True):
+        if "quantity" in item:
+            entry.setdefault("quantity", item["quantity"])
+    phases = [_phase(subscription, first, running["start_date"], running["end_date"])]
+    for coming in later:
+        if "duration" not in coming:
+            raise invalid("The last phase needs a duration.", param="phases[1][duration]")
+        if coming.get("trial") or "trial_end" in coming:
+            raise not_modelled("a trial that a later phase begins")
+        _check_settings(ctx, subscription, coming, "phases[1]")
+        prices = check_prices(ctx, coming["items"], "phases[1][items]")
+        for i, (entry, price) in enumerate(zip(coming["items"], prices, strict=True)):
+            if price["currency"] != subscription["currency"]:
+                raise invalid("A subscription's currency cannot change.", param=f"phases[1][items][{i}][price]")
+            if price["recurring"]["usage_type"] == "licensed":
+                entry.setdefault("quantity", 1)
+        start, duration = running["end_date"], coming["duration"]
+        _, end = period_around(start, duration["interval"], duration.get("interval_count", 1), start)
+        phases.append(_phase(subscription, coming, start, end))
+    return phases
+
+
+def _check_settings(ctx: Context, subscription: StripeObject, asked: dict[str, Any], where: str) -> None:
+    """The payment method and the discounts of a phase must be the customer's to use, the address known for tax."""
+    customer = ctx.state.objects["customer"][subscription["customer"]]
+    if "default_payment_method" in asked:
+        own_method(ctx, asked["default_payment_method"], customer, f"{where}[default_payment_method]")
+    discounts, currency = asked.get("discounts", []), subscription["currency"]
+    asked_discounts(ctx, discounts, customer=customer, currency=currency, param=f"{where}[discounts]")
+    check_location(asked.get("automatic_tax"), customer)
+
+
+def _trial_end(ctx: Context, subscription: StripeObject, asked: dict[str, Any]) -> int | None:
+    """When the running phase's trial ends; None for one without a trial, and for one whose trial ends now."""
+    end = asked.get("trial_end", asked["end_date"] if asked.get("trial") else "now")
+    if end == "now":
+        return None
+    if asked.get("trial") and end != asked["end_date"]:
+        raise invalid("With trial=true trial_end must be the phase's end_date.", param="phases[0][trial_end]")
+    if not ctx.now_at < end <= asked["end_date"]:
+        raise invalid("trial_end must lie within the phase, in the future.", param="phases[0][trial_end]")
+    if subscription["status"] != "trialing":
+        raise not_modelled("a trial for a subscription that has begun already")
+    return int(end)
 
 
 def _release(ctx: Context) -> StripeObject:
@@ -160,20 +233,29 @@ def _list(ctx: Context) -> StripeObject:
     return page(ctx, found, "/v1/subscription_schedules")
 
 
-_ITEM: Final = {"price": required(text()), "quantity": integer()}
+_ITEM: Final = {"price": required(text()), "quantity": integer(), "metadata": metadata()}
+_PRORATION: Final = enum("always_invoice", "create_prorations", "none")
 _PHASE: Final = {
     "items": required(array(obj(_ITEM), ITEMS_MAX)),
     "start_date": integer(),
     "end_date": integer(),
     "duration": obj({"interval": required(enum("day", "week", "month", "year")), "interval_count": integer(1)}),
+    "automatic_tax": AUTOMATIC_TAX,
+    "billing_thresholds": THRESHOLDS,
+    "collection_method": enum("charge_automatically"),
+    "default_payment_method": text(),
+    "description": text(500, empty=True),
+    "discounts": DISCOUNTS,
     "metadata": metadata(),
-    "proration_behavior": enum("none"),
+    "proration_behavior": _PRORATION,
+    "trial": boolean(),
+    "trial_end": TRIAL_END,
 }
 _CHANGE: Final = {
     "end_behavior": enum("release"),
     "metadata": metadata(),
     "phases": array(obj(_PHASE), PHASES_MAX),
-    "proration_behavior": enum("none"),
+    "proration_behavior": _PRORATION,
 }
 
 ROUTES: Final = [

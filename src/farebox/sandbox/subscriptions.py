@@ -5,13 +5,22 @@ from typing import Any, Final
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.customers import asked_method, card_of, charge, live_customer
-from farebox.sandbox.discounts import DISCOUNTS, Asked, asked_discounts, end_discounts, new_discounts
+from farebox.sandbox.discounts import (
+    DISCOUNTS,
+    Asked,
+    asked_discounts,
+    end_discounts,
+    new_discounts,
+    replace_discounts,
+)
 from farebox.sandbox.errors import StripeError, invalid, not_modelled, wrong_state
 from farebox.sandbox.lifecycle import begin, bill_now, cancel_now, due_today, end_trial, resume
 from farebox.sandbox.params import array, boolean, enum, integer, metadata, obj, required, text
 from farebox.sandbox.prorations import Change, apply_change, make_item, plan_change
+from farebox.sandbox.sellable import ITEMS_MAX, check_prices, check_together
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, period_end
+from farebox.sandbox.taxes import AUTOMATIC_TAX, check_location, subscription_tax
 from farebox.sandbox.thresholds import THRESHOLDS, set_thresholds
 from farebox.sandbox.timelines import check_room
 from farebox.sandbox.trials import TRIAL_END, TRIAL_SETTINGS, asked_trial, begin_trial, extend_trial
@@ -20,17 +29,14 @@ __all__ = [
     "BILLING_MODE",
     "CHANGED_ITEMS",
     "ENDED",
-    "ITEMS_MAX",
     "ROUTES",
     "build_subscription",
     "cancel_now",
-    "check_prices",
     "create_subscription",
     "planned_items",
     "set_cancel_at_period_end",
 ]
 
-ITEMS_MAX: Final = 20
 BILLING_MODE: Final = obj(
     {"type": required(enum("classic", "flexible")), "flexible": obj({"proration_discounts": text()})}
 )
@@ -51,7 +57,7 @@ def build_subscription(
         "object": "subscription",
         "application": None,
         "application_fee_percent": None,
-        "automatic_tax": {"enabled": False, "liability": None, "disabled_reason": None},
+        "automatic_tax": subscription_tax(options.get("automatic_tax")),
         "billing_cycle_anchor": ctx.now_at,
         "billing_cycle_anchor_config": None,
         "billing_mode": {"type": mode, "flexible": None, "updated_at": ctx.now_at},
@@ -120,37 +126,10 @@ def create_subscription(
     return subscription
 
 
-def check_prices(ctx: Context, items: list[dict[str, Any]], param: str) -> list[StripeObject]:
-    """The prices of items that can be one subscription: active, of one currency and interval, each once."""
-    if not items or len(items) > ITEMS_MAX:
-        raise invalid(f"A subscription has from 1 to {ITEMS_MAX} items.", param=param)
-    prices = []
-    for i, entry in enumerate(items):
-        where = f"{param}[{i}]"
-        price = ctx.state.get("price", entry["price"], param=f"{where}[price]", status=400)
-        if price["recurring"] is None or not price["active"]:
-            raise invalid("The price must be active and recurring.", param=f"{where}[price]")
-        if "quantity" in entry and price["recurring"]["usage_type"] == "metered":
-            raise invalid(
-                "Quantity cannot be set for a metered price; report usage to its meter.", param=f"{where}[quantity]"
-            )
-        prices.append(price)
-    _check_together(prices, param)
-    return prices
-
-
-def _check_together(prices: list[StripeObject], param: str) -> None:
-    if not prices or len(prices) > ITEMS_MAX:
-        raise invalid(f"A subscription has from 1 to {ITEMS_MAX} items.", param=param)
-    if len({price["id"] for price in prices}) < len(prices):
-        raise invalid("A subscription cannot have the same price twice. Use its quantity.", param=param)
-    if len({(p["currency"], p["recurring"]["interval"], p["recurring"]["interval_count"]) for p in prices}) > 1:
-        raise not_modelled("subscriptions whose items differ in currency or interval yet")
-
-
 def _create(ctx: Context) -> StripeObject:
     p = ctx.params
     customer = live_customer(ctx, p["customer"])
+    check_location(p.get("automatic_tax"), customer)
     _take_method(ctx, customer, p)
     subscription = build_subscription(ctx, customer, p["items"], p)
     asked = asked_discounts(ctx, p.get("discounts", []), customer=customer, currency=subscription["currency"])
@@ -184,7 +163,11 @@ def _check_payable(
             "default payment method.",
             code="resource_missing",
         )
-    if due and behavior == "error_if_incomplete" and charge(ctx, subscription, customer).outcome != "succeeded":
+    if (
+        due
+        and behavior == "error_if_incomplete"
+        and charge(ctx, card_of(ctx, subscription, customer)).outcome != "succeeded"
+    ):
         raise StripeError(402, "card_error", "Your card was declined.", code="card_declined")
 
 
@@ -215,9 +198,7 @@ def _update(ctx: Context) -> StripeObject:
         coming = {"_discounts": new_discounts(ctx, asked, subscription, keep=False)}
     change = planned_items(ctx, {**subscription, **coming}, p)  # prorated by the discounts that will hold
     if asked is not None:
-        end_discounts(ctx, subscription, subscription["_discounts"])
-        subscription["_discounts"] = new_discounts(ctx, asked, subscription)
-        subscription["discounts"] = [discount["id"] for discount in subscription["_discounts"]]
+        replace_discounts(ctx, subscription, asked)
     if "cancel_at_period_end" in p:
         set_cancel_at_period_end(ctx, subscription, on=p.pop("cancel_at_period_end"))
     previous = {name: subscription[name] for name in p if name in subscription}
@@ -258,6 +239,9 @@ def _set_plain(customer: StripeObject, subscription: StripeObject, p: dict[str, 
     for name in ("default_payment_method", "description", "trial_settings"):
         if name in p:
             subscription[name] = p[name]
+    if "automatic_tax" in p:
+        check_location(p["automatic_tax"], customer)
+        subscription["automatic_tax"] = subscription_tax(p["automatic_tax"])
     if "metadata" in p:
         subscription["metadata"] = merged_metadata(subscription["metadata"], p["metadata"])
     if "billing_thresholds" in p:
@@ -292,7 +276,7 @@ def planned_items(ctx: Context, subscription: StripeObject, p: dict[str, Any]) -
         price = prices[i] or (now["price"] if now is not None else None)
         if "quantity" in entry and price is not None and price["recurring"]["usage_type"] == "metered":
             raise invalid("Quantity cannot be set for a metered price.", param=f"items[{i}][quantity]")
-    _check_together([item["price"] for item in change.items], "items")
+    check_together([item["price"] for item in change.items], "items")
     return change
 
 
@@ -334,6 +318,7 @@ _ITEM: Final = {"price": required(text()), "quantity": integer(), "metadata": me
 _CREATE: Final = {
     "customer": required(text()),
     "items": required(array(obj(_ITEM), ITEMS_MAX)),
+    "automatic_tax": AUTOMATIC_TAX,
     "billing_mode": BILLING_MODE,
     "billing_thresholds": THRESHOLDS,
     "cancel_at_period_end": boolean(),
@@ -362,6 +347,7 @@ CHANGED_ITEMS: Final = array(
     2 * ITEMS_MAX,
 )
 _CHANGE: Final = {
+    "automatic_tax": AUTOMATIC_TAX,
     "billing_thresholds": THRESHOLDS,
     "cancel_at_period_end": boolean(),
     "default_payment_method": text(),

@@ -6,7 +6,7 @@ from farebox.sandbox.core import Context
 from farebox.sandbox.params import boolean, integer, obj
 from farebox.sandbox.state import StripeObject
 
-__all__ = ["AMOUNT_MIN", "THRESHOLDS", "set_thresholds", "usage_came"]
+__all__ = ["AMOUNT_MIN", "THRESHOLDS", "set_thresholds", "shown_thresholds", "usage_came"]
 
 AMOUNT_MIN: Final = 50
 THRESHOLDS: Final = obj({"amount_gte": integer(AMOUNT_MIN), "reset_billing_cycle_anchor": boolean()}, unset=True)
@@ -14,10 +14,14 @@ THRESHOLDS: Final = obj({"amount_gte": integer(AMOUNT_MIN), "reset_billing_cycle
 
 def set_thresholds(customer: StripeObject, subscription: StripeObject, asked: dict[str, Any] | None) -> None:
     """Give the subscription these thresholds, or none."""
-    subscription["billing_thresholds"] = None
+    subscription["billing_thresholds"] = shown_thresholds(asked)
     if asked:
-        subscription["billing_thresholds"] = {"amount_gte": None, "reset_billing_cycle_anchor": False, **asked}
         customer["_watched"] = True
+
+
+def shown_thresholds(asked: dict[str, Any] | None) -> StripeObject | None:
+    """As a subscription and a schedule's phase show them."""
+    return {"amount_gte": None, "reset_billing_cycle_anchor": False, **asked} if asked else None
 
 
 def usage_came(ctx: Context, customer_id: str) -> None:

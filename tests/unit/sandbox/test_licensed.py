@@ -22,8 +22,10 @@ def buy(seller: Seller, *items: dict[str, Any], number: str = GOOD_CARD, **param
 
 
 def payer(seller: Seller, number: str = GOOD_CARD) -> str:
-    """A customer with a card, and no subscription any more."""
+    """A customer whose default is a card, and who has no subscription any more."""
     bought = seller.subscribe(number)
+    card = {"default_payment_method": bought["default_payment_method"]}
+    seller.post(f"/v1/customers/{bought['customer']}", invoice_settings=card)
     seller.delete(f"/v1/subscriptions/{bought['id']}")
     return str(bought["customer"])
 

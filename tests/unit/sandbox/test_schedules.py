@@ -16,8 +16,12 @@ def planned(seller: Seller, subscription: Any, *items: dict[str, Any], **phase: 
     made = seller.post(SCHEDULES, from_subscription=subscription["id"])
     running = made["phases"][0]
     kept = [{"price": entry["price"]} for entry in running["items"]]
-    first = {"items": kept, "start_date": running["start_date"], "end_date": running["end_date"]}
-    coming = {"items": list(items), "duration": {"interval": "month", "interval_count": 1}, **phase}
+    method = running["default_payment_method"]
+    card = {"default_payment_method": method} if method is not None else {}
+    trial = {"trial_end": running["trial_end"]} if running["trial_end"] is not None else {}
+    dates = {"start_date": running["start_date"], "end_date": running["end_date"]}
+    first = {"items": kept, **dates, **card, **trial}
+    coming = {"items": list(items), "duration": {"interval": "month", "interval_count": 1}, **card, **phase}
     return seller.post(f"{SCHEDULES}/{made['id']}", phases=[first, coming], end_behavior="release")
 
 

@@ -3,8 +3,11 @@
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 from tests.unit.sandbox.test_licensed import MONTH, lines, payer, seats
 from tests.unit.sandbox.town import DAY, HOUR, START_AT, Seller
+
+from farebox.sandbox import create_app
 
 
 def bought(seller: Seller, *, reset: bool, price: str | None = None, **params: Any) -> Any:
@@ -93,3 +96,40 @@ def test_no_threshold_no_invoice(seller: Seller, off: dict[str, Any]) -> None:
     seller.use(made["customer"], "10")
     seller.move(DAY)
     assert [i["status"] for i in seller.invoices(made)] == (["draft"] if "pause_collection" in off else [])
+
+
+@pytest.mark.parametrize("ending", ["at_period_end", "now", "now_unbilled"])
+def test_a_threshold_and_the_last_invoice_bill_each_call_once(seller: Seller, ending: str) -> None:
+    """What a threshold has billed is not on the last invoice again; what it has not is, unless nobody asks for it."""
+    made = bought(seller, reset=False)
+    path = f"/v1/subscriptions/{made['id']}"
+    seller.use(made["customer"], "12")
+    seller.move(DAY)
+    seller.use(made["customer"], "5")
+    seller.move(DAY)
+    if ending == "at_period_end":
+        seller.post(path, cancel_at_period_end=True)
+        seller.move(30 * DAY)
+    else:
+        seller.delete(path, invoice_now=ending == "now")
+    totals = [invoice["total"] for invoice in seller.invoices(made) if invoice["status"] == "paid"]
+    assert totals == [1_200] + [500] * (ending != "now_unbilled")
+    quantities = [line["quantity"] for invoice in seller.invoices(made) for line in invoice["lines"]["data"]]
+    assert sum(quantities) == sum(totals) // 100
+
+
+def test_drafts_are_kept_for_days(seller: Seller) -> None:
+    """A seller can let renewals stay drafts for up to three days; they take usage until then."""
+    browser = TestClient(create_app(seller.sandbox), base_url="http://127.0.0.1")
+    for wrong in ({}, {"grace_hours": 0}, {"grace_hours": 73}, {"grace_hours": True}, {"grace_days": 1}):
+        assert browser.post("/_sandbox/settings", json=wrong).status_code == 400
+    set_to = browser.post("/_sandbox/settings", json={"grace_hours": 72}).json()
+    assert set_to == {"after_retries": "canceled", "grace_hours": 72}
+    made = seller.subscribe()
+    end = made["items"]["data"][0]["current_period_end"]
+    seller.move(end - seller.now + 71 * HOUR)
+    seller.use(made["customer"], "4", at=end - 60)
+    (draft,) = seller.invoices(made)
+    assert (draft["status"], draft["automatically_finalizes_at"]) == ("draft", end + 72 * HOUR)
+    seller.move(HOUR)
+    assert [(i["status"], i["total"]) for i in seller.invoices(made)] == [("paid", 400)]

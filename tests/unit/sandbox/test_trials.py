@@ -166,9 +166,10 @@ def test_what_becomes_of_a_subscription_that_cannot_be_paid(
 ) -> None:
     """After the last retry the account's setting decides; while unpaid, new invoices stay drafts; paying heals."""
     browser = TestClient(create_app(seller.sandbox), base_url="http://127.0.0.1")
-    assert browser.get("/_sandbox/settings").json() == {"after_retries": "canceled"}
+    assert browser.get("/_sandbox/settings").json() == {"after_retries": "canceled", "grace_hours": 1}
     assert browser.post("/_sandbox/settings", json={"after_retries": "gone"}).status_code == 400
-    assert browser.post("/_sandbox/settings", json={"after_retries": setting}).json() == {"after_retries": setting}
+    set_to = browser.post("/_sandbox/settings", json={"after_retries": setting}).json()
+    assert set_to == {"after_retries": setting, "grace_hours": 1}
     made = seller.subscribe(BAD_CARD_LATER)
     seller.use(made["customer"], "1")
     seller.move(MONTH + HOUR + 15 * DAY)
