@@ -9,6 +9,7 @@ from farebox.errors import NotFound, ProviderRejected
 from farebox.ports import CheckoutSession, Invoice, Offer
 from farebox.provider import translate
 from farebox.provider.calls import StripeCalls, all_of, asking
+from farebox.provider.phases import items_of, running_phase, settings_of
 
 __all__ = ["TIERED_PRICES_REMEMBERED_MAX", "BuyerCalls"]
 
@@ -160,12 +161,12 @@ class BuyerCalls(StripeCalls):
             self._release(found)
             made = self._api.subscription_schedules.create(params={"from_subscription": subscription_id}).to_dict()
             running, plan = made["phases"][0], offer.plan
-            kept = [_entry(item) for item in found["items"]["data"]]
-            theirs = [_entry(item) for item in found["items"]["data"] if not _is_ours(item)]
+            ours = {item["price"]["id"] for item in found["items"]["data"] if _is_ours(item)}
             phases = [
-                {"items": kept, "start_date": running["start_date"], "end_date": running["end_date"]},
+                running_phase(running, found),
                 {
-                    "items": [*theirs, *_lines(offer)],
+                    **settings_of(running, found),
+                    "items": [*items_of(running, without=ours), *_lines(offer)],
                     "duration": {"interval": plan.interval, "interval_count": 1},
                     "metadata": {**plan.metadata, translate.PLAN: plan.name, translate.NEXT_PLAN: ""},
                     "proration_behavior": "none",
@@ -202,8 +203,3 @@ def _is_ours(item: dict[str, Any]) -> bool:
 
 def _lines(offer: Offer) -> list[dict[str, Any]]:
     return [{"price": id} if metered else {"price": id, "quantity": 1} for id, metered in offer.recurring_ids]
-
-
-def _entry(item: dict[str, Any]) -> dict[str, Any]:
-    quantity = {"quantity": item["quantity"]} if item.get("quantity") is not None else {}
-    return {"price": item["price"]["id"], **quantity}
