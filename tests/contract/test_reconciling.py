@@ -1,5 +1,6 @@
 """What a Store promises the reconciler: conservation whatever has happened, on each kind of database."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final
 
@@ -169,6 +170,20 @@ def test_a_late_item_is_taken_by_one_process(store: Store) -> None:
     assert store.take_late_items("acc_1", now=AT + 200, lease_end=AT + 300, limit=9) == []
     (ahead,) = store.take_late_items("acc_1", now=AT + 200, lease_end=AT + 300, limit=9, ahead_of_time=True)
     assert ahead.id == "late_1"
+
+
+def test_many_processes_want_the_same_items(store: Store) -> None:
+    """F15: of eight that ask at once, each item is given to exactly one."""
+    subscribed(store)
+    for n in range(20):
+        store.adopt_late_item(late_item(f"late_{n}", next_look_at=AT))
+
+    def take(n: int) -> list[str]:
+        return [i.id for i in store.take_late_items("acc_1", now=AT, lease_end=AT + 60 + n, limit=20)]
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = [id for ids in pool.map(take, range(8)) for id in ids]
+    assert sorted(taken) == sorted(f"late_{n}" for n in range(20))
 
 
 def test_the_longest_due_comes_first(store: Store) -> None:

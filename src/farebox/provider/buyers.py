@@ -5,7 +5,7 @@ from typing import Any, Final
 import stripe
 
 from farebox.domain.accounts import Account, Subscription
-from farebox.errors import NotFound, ProviderRejected
+from farebox.errors import NotFound, ProviderFailed, ProviderRejected
 from farebox.ports import CheckoutSession, Invoice, Offer
 from farebox.provider import translate
 from farebox.provider.calls import StripeCalls, all_of, asking
@@ -25,9 +25,13 @@ class BuyerCalls(StripeCalls):
         params: dict[str, Any] = {"metadata": {translate.ACCOUNT: account.id}}
         if account.email:
             params["email"] = account.email
-        with asking("create_customer"):
-            options = {"idempotency_key": f"farebox-customer-{account.id}"}
-            return str(self._api.customers.create(params=params, options=options).id)
+        try:
+            with asking("create_customer"):
+                options = {"idempotency_key": f"farebox-customer-{account.id}"}
+                return str(self._api.customers.create(params=params, options=options).id)
+        except ProviderFailed:  # this key gets the same failure for a day; the SDK makes a new one
+            with asking("create_customer"):
+                return str(self._api.customers.create(params=params).id)
 
     def accounts_since(self, since: int) -> list[Account]:
         found = []
