@@ -25,6 +25,7 @@
     │   └── WriterFenced                this writer's number was taken or closed (L1)
     └── ProviderError
         ├── ProviderUnavailable         no answer or a 5xx: outcome unknown
+        │   └── ProviderFailed          the same Idempotency-Key gets this failure again
         ├── ProviderThrottled           429, or 409 while another call runs
         ├── ProviderForbidden           401 or 403: the key is wrong or lacks a permission
         └── ProviderRejected            any other 4xx: the request itself is wrong
@@ -68,6 +69,7 @@ __all__ = [
     "PathTooLong",
     "PlanUnknown",
     "ProviderError",
+    "ProviderFailed",
     "ProviderForbidden",
     "ProviderRejected",
     "ProviderThrottled",
@@ -383,6 +385,10 @@ class ProviderUnavailable(ProviderError):
     code = "provider_unavailable"
     status = 503
     title = "The payment provider cannot be reached right now"
+
+
+class ProviderFailed(ProviderUnavailable):
+    """A 5xx that is replayed to the same Idempotency-Key, or a key that was used for something else: take a new key."""
 
 
 class ProviderThrottled(ProviderError):

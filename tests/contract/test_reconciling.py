@@ -1,7 +1,8 @@
 """What a Store promises the reconciler: conservation whatever has happened, on each kind of database."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from tests.settling import settle
 
 from farebox.domain.audit import AuditEntry
 from farebox.domain.balance import Balance
-from farebox.domain.corrections import LateItem
+from farebox.domain.corrections import NEVER_AT, LateItem, LateItemState
 from farebox.domain.invoices import MeterBill, PeriodBill
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState, Unsealed, freeze
@@ -134,14 +135,98 @@ def test_late_items_wait_until_they_are_sent(store: Store) -> None:
     record(store, used(1_000))
     (item,) = store.close_period(period, closed(0), plan=late_plan, now=END + HOUR)
     assert item.amount == 15
-    assert store.unsent_late_items(limit=9) == [item]
-    store.late_item_sent(item.id, "ii_1")
-    assert store.unsent_late_items(limit=9) == []
-    assert store.late_items("acc_1") == [replace(item, invoice_item_id="ii_1")]
+    assert store.accounts_with_late_items(now=END + HOUR, limit=9) == ["acc_1"]
+    (taken,) = store.take_late_items("acc_1", now=END + HOUR, lease_end=END + 2 * HOUR, limit=9)
+    assert taken == replace(item, lease_end=END + 2 * HOUR)
+    sent = replace(taken, state=LateItemState.PAID, invoice_item_id="ii_1", next_look_at=NEVER_AT, lease_end=0)
+    assert store.save_late_item(taken, sent)
+    assert store.accounts_with_late_items(now=END + DAY, limit=9) == []
+    assert store.late_items("acc_1") == [sent]
     assert not store.adopt_late_item(item)
     other = LateItem("late_x", "acc_1", "calls", AT, END, 1, 1, "usd", "found", AT, "ii_2")
     assert store.adopt_late_item(other)
     assert balance(store, period).late == 1_001
+
+
+def late_item(id: str, account_id: str = "acc_1", **more: Any) -> LateItem:
+    return replace(LateItem(id, account_id, "calls", AT, END, 1, 100, "usd", "late", AT), **more)
+
+
+def test_a_late_item_is_taken_by_one_process(store: Store) -> None:
+    """F15: an item is one process's until its lease ends; a process that was slower writes nothing over it."""
+    subscribed(store)
+    store.adopt_late_item(late_item("late_1", next_look_at=AT))
+    (mine,) = store.take_late_items("acc_1", now=AT, lease_end=AT + 60, limit=9)
+    assert store.take_late_items("acc_1", now=AT + 59, lease_end=AT + 119, limit=9) == []
+    assert store.take_late_items("acc_1", now=AT + 59, lease_end=AT + 119, limit=9, ahead_of_time=True) == []
+    assert store.accounts_with_late_items(now=AT + 59, limit=9) == []
+    (theirs,) = store.take_late_items("acc_1", now=AT + 60, lease_end=AT + 120, limit=9)
+    assert not store.save_late_item(mine, replace(mine, state=LateItemState.REFUSED, lease_end=0))
+    assert store.save_late_item(
+        theirs, replace(theirs, state=LateItemState.PENDING, next_look_at=AT + 500, lease_end=0)
+    )
+    (now,) = store.late_items("acc_1")
+    assert (now.state, now.next_look_at, now.lease_end) == (LateItemState.PENDING, AT + 500, 0)
+    assert store.take_late_items("acc_1", now=AT + 200, lease_end=AT + 300, limit=9) == []
+    (ahead,) = store.take_late_items("acc_1", now=AT + 200, lease_end=AT + 300, limit=9, ahead_of_time=True)
+    assert ahead.id == "late_1"
+
+
+def test_many_processes_want_the_same_items(store: Store) -> None:
+    """F15: of eight that ask at once, each item is given to exactly one."""
+    subscribed(store)
+    for n in range(20):
+        store.adopt_late_item(late_item(f"late_{n}", next_look_at=AT))
+
+    def take(n: int) -> list[str]:
+        return [i.id for i in store.take_late_items("acc_1", now=AT, lease_end=AT + 60 + n, limit=20)]
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = [id for ids in pool.map(take, range(8)) for id in ids]
+    assert sorted(taken) == sorted(f"late_{n}" for n in range(20))
+
+
+def test_the_longest_due_comes_first(store: Store) -> None:
+    """I16: a bounded look takes the accounts whose item is due longest, and none that backs off or is settled."""
+    for n in range(4):
+        buyer(store, n)
+    store.adopt_late_item(late_item("late_0", "acc_0", next_look_at=AT + 500, state=LateItemState.REFUSED))
+    store.adopt_late_item(late_item("late_1", "acc_1", next_look_at=AT + 9))
+    store.adopt_late_item(late_item("late_2", "acc_2", next_look_at=AT + 3))
+    store.adopt_late_item(late_item("late_3", "acc_3", state=LateItemState.PAID))
+    assert store.accounts_with_late_items(now=AT + 10, limit=9) == ["acc_2", "acc_1"]
+    assert store.accounts_with_late_items(now=AT + 10, limit=1) == ["acc_2"]
+    summary = {group.state: group.count for group in store.late_item_summary()}
+    assert summary == {LateItemState.NEW: 2, LateItemState.REFUSED: 1}
+
+
+def test_a_person_retries_what_was_refused(store: Store) -> None:
+    """I5: refused and deleted items are due again on a person's word, with the act in the audit log, and no others."""
+    subscribed(store)
+    entry = AuditEntry(MADE.token(), AT, "somebody", "usage.retry", "acc_1")
+    refused = late_item("late_1", next_look_at=NEVER_AT, state=LateItemState.REFUSED, failures=9)
+    store.adopt_late_item(refused)
+    gone = late_item("late_2", next_look_at=NEVER_AT, state=LateItemState.DELETED, invoice_item_id="ii_2")
+    store.adopt_late_item(gone)
+    store.adopt_late_item(late_item("late_3", next_look_at=NEVER_AT, state=LateItemState.VOID, invoice_item_id="ii_3"))
+    assert store.retry_late_items([], "acc_1", limit=9, now=AT, audit=entry) == [refused, gone]
+    first, second, third = sorted(store.late_items("acc_1"), key=lambda item: item.id)
+    assert (first.state, first.failures, first.next_look_at) == (LateItemState.REFUSED, 0, AT)
+    assert (second.state, second.invoice_item_id, second.item_key_number) == (LateItemState.NEW, None, 1)
+    assert (third.state, third.next_look_at) == (LateItemState.VOID, NEVER_AT)
+    assert [e.action for e in store.audit("acc_1")] == ["usage.retry"]
+    assert store.retry_late_items(["late_3"], None, limit=9, now=AT) == []
+
+
+def test_an_ended_subscription_wakes_its_items(store: Store) -> None:
+    """I15: the moment a subscription is known to have ended, what waits for its next invoice is due."""
+    subscribed(store)
+    waiting = late_item("late_1", next_look_at=END, state=LateItemState.PENDING, invoice_item_id="ii_1")
+    store.adopt_late_item(replace(waiting, attached_id=SUBSCRIPTION.id))
+    store.adopt_late_item(replace(waiting, id="late_2", attached_id="sub_of_another"))
+    ended = replace(SUBSCRIPTION, status="canceled")
+    store.put_subscriptions("acc_1", (ended,), fence=store.take_fence("acc_1"), at=AT + HOUR)
+    assert {item.id: item.next_look_at for item in store.late_items("acc_1")} == {"late_1": AT + HOUR, "late_2": END}
 
 
 def test_usage_of_a_closed_period_is_found(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from farebox.cli import app
 from farebox.domain.accounts import Account
+from farebox.domain.corrections import LateItem, LateItemState
 from farebox.domain.reports import Outcome, OutcomeKind, ReportState, seal
 from farebox.domain.usage import Batch, Increment
 from farebox.starter import STARTER_CONFIG
@@ -82,3 +84,19 @@ def test_retry_of_nothing(parked: SqlStore, arguments: list[str], told: str) -> 
     """Nothing is retried that is not named, or not parked."""
     assert told in str(CliRunner().invoke(app, ["usage", "retry", *arguments]).exception)
     assert ReportState.PENDING not in states(parked).values()
+
+
+def test_late_items_are_retried(parked: SqlStore) -> None:
+    """Refused late items are due at once on a person's word, all or those that are named; the act is in the log."""
+    item = LateItem("late_1", "acct_1", "calls", START_AT, START_AT + 9, 3, 300, "usd", "late", START_AT)
+    refused = replace(item, state=LateItemState.REFUSED, next_look_at=1 << 39, failures=7, error="No such customer")
+    parked.adopt_late_item(refused)
+    parked.adopt_late_item(replace(refused, id="late_2", state=LateItemState.PAID))
+    runner = CliRunner()
+    assert runner.invoke(app, ["usage", "retry", "--late", "late_2"]).exit_code != 0
+    told = runner.invoke(app, ["usage", "retry", "--late", "--json", "--actor", "ada"])
+    retried = [{"id": "late_1", "was": "refused", "amount": 300, "error": "No such customer"}]
+    assert (told.exit_code, json.loads(told.output)) == (0, {"retried": retried})
+    first, second = sorted(parked.late_items("acct_1"), key=lambda late: late.id)
+    assert (first.failures, first.next_look_at < 1 << 39, second.next_look_at) == (0, True, 1 << 39)
+    assert [(entry.action, entry.actor) for entry in parked.audit()] == [("usage.retry_late", "ada")]

@@ -7,18 +7,28 @@ from typing import Final
 
 from farebox.billing.catalog import plan_push
 from farebox.domain.accounts import double_subscriptions
+from farebox.domain.balance import LATE_OPEN_SECONDS_MAX
 from farebox.domain.catalog import Catalog
+from farebox.domain.corrections import LateItemState
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
 from farebox.domain.keys import Pepper
 from farebox.domain.reports import ReportState
 from farebox.errors import FareboxError, ProviderError, ProviderForbidden
 from farebox.ports import Clock, Provider, SpoolSummary, Store
 
-__all__ = ["ACCOUNTS_PAGE_MAX", "DOUBLES_SHOWN_MAX", "OPEN_EVENT_SECONDS_MAX", "Finding", "diagnose"]
+__all__ = [
+    "ACCOUNTS_PAGE_MAX",
+    "DOUBLES_SHOWN_MAX",
+    "LATE_SETTLED_SECONDS",
+    "OPEN_EVENT_SECONDS_MAX",
+    "Finding",
+    "diagnose",
+]
 
 ACCOUNTS_PAGE_MAX: Final = 500  # read from the ledger at once
 DOUBLES_SHOWN_MAX: Final = 5
 OPEN_EVENT_SECONDS_MAX: Final = 1_800  # unreported usage older than this is worth an alarm
+LATE_SETTLED_SECONDS: Final = 40 * 86_400  # late items that ended badly are told for so long
 _FORBIDDEN: Final = "Use a valid key; a restricted one needs the permissions listed in docs/how-to/go-live.md."
 _NOT_ASKED: Final = "Catalog, webhook endpoint and portal were not checked."
 
@@ -52,6 +62,7 @@ def diagnose(
         yield from _stripe(store, provider, catalog, webhook_url, live=live)
     yield from _guarded("key peppers", lambda: _peppers(store, clock, peppers))
     yield from _guarded("reports", lambda: _reports(store, clock))
+    yield from _guarded("late items", lambda: _late_items(store, clock))
     yield from _guarded("inbox", lambda: _inbox(store))
     yield from _guarded("subscriptions", lambda: _subscriptions(store, catalog))
     if spool is not None:
@@ -192,6 +203,39 @@ def _reports(store: Store, clock: Clock) -> Iterator[Finding]:
     elif not parked:
         waiting = summary.counts[ReportState.PENDING] + summary.counts[ReportState.SENDING]
         yield Finding("reports", "ok", f"{waiting} meter events on their way, none parked")
+
+
+_LATE_ADVICE: Final = {
+    LateItemState.NEW: "Is a `farebox serve` or your app running, and Stripe reachable? The log says more.",
+    LateItemState.DRAFT: "Finalize the draft invoice at Stripe, or find out why it is kept.",
+    LateItemState.REFUSED: "The log has Stripe's words. Mend the cause, then run `farebox usage retry --late`.",
+    LateItemState.OPEN: "Collect the invoice at Stripe, or mark it uncollectible.",
+    LateItemState.UNCOLLECTIBLE: "`farebox reconcile` names the customer and the period.",
+    LateItemState.VOID: "`farebox reconcile` names the customer and the period. Bill it anew at Stripe, or leave it.",
+    LateItemState.DELETED: "`farebox usage retry --late` makes it anew at Stripe; or leave it.",
+}
+_LATE_WORDS: Final = {
+    LateItemState.NEW: "not at Stripe",
+    LateItemState.DRAFT: "on a draft invoice",
+    LateItemState.REFUSED: "refused by Stripe",
+    LateItemState.OPEN: "on a final invoice that is not paid",
+    LateItemState.UNCOLLECTIBLE: "on an invoice marked uncollectible",
+    LateItemState.VOID: "on an invoice that was voided",
+    LateItemState.DELETED: "deleted at Stripe",
+}
+
+
+def _late_items(store: Store, clock: Clock) -> Iterator[Finding]:
+    """Late items that no paid invoice has and that a person should know of. Nothing while all are on their way."""
+    now = clock.now_at()
+    on_the_way = (LateItemState.NEW, LateItemState.DRAFT)
+    for group in store.late_item_summary(settled_since=now - LATE_SETTLED_SECONDS):
+        age = max(now - group.since_at, 0)
+        if group.state not in _LATE_WORDS or (group.state in on_the_way and age <= LATE_OPEN_SECONDS_MAX):
+            continue
+        status = "fail" if group.state is LateItemState.REFUSED else "warn"
+        detail = f"{group.count} late invoice items are {_LATE_WORDS[group.state]}, the oldest for {age // 86_400} days"
+        yield Finding("late items", status, detail, _LATE_ADVICE[group.state])
 
 
 def _inbox(store: Store) -> Iterator[Finding]:

@@ -34,6 +34,9 @@ INBOX_BACKOFF_SECONDS_MAX: Final = 600
 SWEEP_ACCOUNTS_MAX: Final = 20
 _PERIOD_ENDED: Final = "invoice.created"
 _FINALIZED: Final = "invoice.finalized"
+_INVOICE_CHANGED: Final = frozenset(
+    {_FINALIZED, "invoice.paid", "invoice.payment_failed", "invoice.voided", "invoice.marked_uncollectible"}
+)
 
 _log = structlog.get_logger("farebox.inbox")
 
@@ -115,10 +118,24 @@ class InboxWorker:
             return self._store.finish_inbox(work, at=self._clock.now_at())
         if work.account_fence is None:
             return False  # the account came to be after the work was taken: take it again, with its fence
-        if self._late is not None and any(event.type == _FINALIZED for event in work.events):
-            self._late.invoice_finalized(account)
         fetched = fetch_subscriptions(self._store, self._provider, account)
-        return self._store.finish_inbox(work, at=self._clock.now_at(), account_id=account.id, subscriptions=fetched)
+        now = self._clock.now_at()
+        finished = self._store.finish_inbox(work, at=now, account_id=account.id, subscriptions=fetched)
+        if finished:
+            self._look_at_invoices(account, {event.type for event in work.events})
+        return finished
+
+    def _look_at_invoices(self, account: Account, types: set[str]) -> None:
+        """Close periods and follow late items, once the facts are applied. What fails here is looked at hourly."""
+        if self._late is None:
+            return
+        try:
+            if _FINALIZED in types:
+                self._late.invoice_finalized(account)
+            if types & _INVOICE_CHANGED:
+                self._late.invoices_changed(account)
+        except ProviderError as error:
+            _log.warning("invoices_unreadable", account=account.id, reason=str(error))
 
 
 def refresh_checkout(store: Store, provider: Provider, session_id: str) -> None:

@@ -1,7 +1,4 @@
-"""What the final invoice of a period lacks is billed as invoice items, each once (L10).
-
-The ledger's row comes first, then the item at Stripe, found again by its name: no crash between them bills twice.
-"""
+"""What the final invoice of a period lacks becomes late items in the ledger, and these go to Stripe (L10)."""
 
 from collections.abc import Callable
 from typing import Final
@@ -9,19 +6,18 @@ from typing import Final
 import structlog
 
 from farebox.billing.closing import Closer
-from farebox.domain.accounts import TERMINAL_STATUSES, Account
+from farebox.billing.late_items import LateItems
+from farebox.domain.accounts import Account
 from farebox.domain.catalog import Catalog
-from farebox.domain.corrections import NO_METER, LateItem, late_description, minimum_description
+from farebox.domain.corrections import NO_METER, LateItem
 from farebox.domain.invoices import PeriodBill
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, Unsealed, freeze
-from farebox.errors import ProviderRejected
 from farebox.ports import Clock, Provider, Store
 
-__all__ = ["LATE_ITEMS_MAX", "LATE_PERIODS_MAX", "LateBiller"]
+__all__ = ["LATE_PERIODS_MAX", "LateBiller"]
 
 LATE_PERIODS_MAX: Final = 20
-LATE_ITEMS_MAX: Final = 20
 
 _log = structlog.get_logger("farebox.late")
 
@@ -35,77 +31,30 @@ class LateBiller:
         self._clock = clock
         self._catalog = catalog
         self._bills = bills
+        self._items = LateItems(store, provider, clock, catalog)
         self._closer = Closer(store, provider, clock, self._close)
 
     def invoice_finalized(self, account: Account) -> None:
         """A webhook says so: close what the account's final invoices close, and bill at once what they lack."""
         self._closer.invoice_finalized(account)
-        self.send()
+        self._items.settle(account.id)
 
     def step(self) -> int:
-        """Look for final invoices that no webhook named, bill what came late, send what is not sent yet. Returns how
-        many items were sent."""
+        """Look for final invoices that no webhook named, bill what came late, bring late items to a final invoice.
+        Returns how many items came to be at Stripe."""
         self._closer.step()
         for period in self._store.closed_with_late_usage(limit=LATE_PERIODS_MAX) if self._bills else ():
             self._note(self._store.bill_late(period, plan=self._plan(), now=self._clock.now_at()))
-        return self.send()
+        return self._items.step()
 
-    def send(self) -> int:
-        """Have the items that the ledger made at Stripe. Returns how many were sent."""
-        sent = 0
-        for item in self._store.unsent_late_items(limit=LATE_ITEMS_MAX):
-            try:
-                self._send(item)
-                sent += 1
-            except ProviderRejected as error:
-                _log.error("late_item_refused", id=item.id, account=item.account_id, reason=str(error))
-        return sent
+    def invoices_changed(self, account: Account) -> None:
+        """A webhook says so: see which invoices have the account's late items now. A ProviderError leaves them due."""
+        self._items.settle(account.id, ahead_of_time=True)
 
     def _close(self, period: BillingPeriod, bill: PeriodBill) -> None:
         """Close the period, and bill what its final invoices lack, unless that is switched off."""
         plan = self._plan() if self._bills else None
         self._note(self._store.close_period(period, bill, plan=plan, now=self._clock.now_at()))
-
-    def _send(self, item: LateItem) -> None:
-        account = self._store.account(item.account_id)
-        if account is None or account.customer_id is None:
-            return
-        known = {late.id: late.invoice_item_id for late in self._provider.late_items(account.customer_id)}
-        invoice_item_id = known.get(item.id)
-        subscription_id = self._living_subscription(item)
-        if invoice_item_id is None:
-            invoice_item_id = self._provider.create_late_item(
-                item,
-                customer_id=account.customer_id,
-                subscription_id=subscription_id,
-                description=self._description(item),
-            )
-        if subscription_id is None:  # no invoice will come by itself
-            self._invoice(account.customer_id, item, again=item.id in known)
-        self._store.late_item_sent(item.id, invoice_item_id)
-        _log.info("late_usage_billed", account=item.account_id, meter=item.meter, amount=item.amount)
-
-    def _description(self, item: LateItem) -> str:
-        if item.meter == NO_METER:
-            return minimum_description(item.amount, item.period_start, item.period_end)
-        meter = self._catalog.meters.get(item.meter)
-        title = meter.title if meter is not None else item.meter
-        return late_description(title, item.quantity, item.period_start, item.period_end)
-
-    def _invoice(self, customer_id: str, item: LateItem, *, again: bool) -> None:
-        try:
-            self._provider.invoice_late_items(customer_id, currency=item.currency, key=item.id)
-        except ProviderRejected:
-            if not again:  # else it is on an invoice already, and nothing waits for another one
-                raise
-
-    def _living_subscription(self, item: LateItem) -> str | None:
-        """The subscription whose next invoice takes the item along, in its currency."""
-        for subscription in self._store.subscriptions(item.account_id):
-            currencies = {one.currency for one in subscription.items}
-            if subscription.status not in TERMINAL_STATUSES and item.currency in currencies:
-                return subscription.id
-        return None
 
     def _plan(self) -> Callable[[Unsealed, int], MeterEvent]:
         """How to name usage that was not sealed and now never will be."""

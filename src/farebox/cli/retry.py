@@ -1,5 +1,6 @@
 """`farebox usage retry`: take parked meter events up again, on a person's word."""
 
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -17,15 +18,24 @@ _PARKED: Final = (ReportState.REJECTED, ReportState.DOUBTFUL)
 
 
 def retry(
-    identifiers: Annotated[list[str] | None, typer.Argument(help="Of meter events; none means all in --state.")] = None,
+    identifiers: Annotated[
+        list[str] | None, typer.Argument(help="Of meter events; none means all in --state. With --late of late items.")
+    ] = None,
     state: Annotated[ReportState | None, typer.Option(help="All that are rejected, or doubtful.")] = None,
     account: Annotated[str, typer.Option(help="Only an account's.")] = "",
+    late: Annotated[
+        bool,
+        typer.Option("--late", help="Instead: late invoice items that Stripe refused or lost."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask about doubtful ones.")] = False,
     actor: ActorOption = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send parked meter events again. A doubtful one may then count twice at Stripe: look there first."""
+    if late:
+        _retry_late(config, identifiers or [], account, actor, as_json=as_json)
+        return
     if not identifiers and state not in _PARKED:
         raise InputInvalid("Name meter events by their identifiers, or --state rejected or doubtful.")
     with ledger(config) as (_, store, clock, entropy):
@@ -40,6 +50,20 @@ def retry(
         print_json({"retried": [{"identifier": e.identifier, "was": e.state, "value": e.value} for e in moved]})
     else:
         OUT.print(f"{len(moved)} meter events are pending again; what reports usage sends them.")
+
+
+def _retry_late(config: Path | None, ids: list[str], account: str, actor: str, *, as_json: bool) -> None:
+    """Make late items due now that wait for a person, or for tomorrow's attempt."""
+    with ledger(config) as (_, store, clock, entropy):
+        entry = audited(clock, entropy, "usage.retry_late", account or "ledger", actor)
+        items = store.retry_late_items(ids, account or None, limit=RETRIED_MAX, now=clock.now_at(), audit=entry)
+    missing = sorted(set(ids) - {item.id for item in items})
+    if missing:
+        raise NotFound(f"There is no such refused or deleted late item: {', '.join(missing)}.")
+    if as_json:
+        print_json({"retried": [{"id": i.id, "was": i.state, "amount": i.amount, "error": i.error} for i in items]})
+    else:
+        OUT.print(f"{len(items)} late invoice items are due again; what bills late usage sends them.")
 
 
 def _parked(store: SqlStore, identifiers: list[str], state: ReportState | None, account: str) -> list[MeterEvent]:

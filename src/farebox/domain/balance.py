@@ -8,13 +8,15 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final
 
+from farebox.domain.corrections import NEVER_AT, LateItemGroup, LateItemState
 from farebox.domain.invoices import MeterBill
 from farebox.domain.periods import FINAL_AFTER_SECONDS
 
 __all__ = [
     "DRAFT_SECONDS_MAX",
     "LAG_SECONDS_MAX",
-    "LATE_ITEM_SECONDS_MAX",
+    "LATE_OPEN_SECONDS_MAX",
+    "LATE_UNCOLLECTED_SECONDS_MAX",
     "OPEN_SECONDS_MAX",
     "Balance",
     "Reason",
@@ -27,7 +29,8 @@ __all__ = [
 LAG_SECONDS_MAX: Final = 3_600
 OPEN_SECONDS_MAX: Final = 1_800
 DRAFT_SECONDS_MAX: Final = 4 * 86_400
-LATE_ITEM_SECONDS_MAX: Final = 86_400
+LATE_OPEN_SECONDS_MAX: Final = 3 * 86_400
+LATE_UNCOLLECTED_SECONDS_MAX: Final = 30 * 86_400
 
 
 class Verdict(StrEnum):
@@ -44,8 +47,8 @@ class Balance:
 
     `moved`: meter events whose time lies in another period than their usage (a boundary learned late), signed.
     `uncertain`: units in events of which nobody knows whether Stripe counted them; `fresh`: delivered in the last hour.
-    `late_open`: units in late items that are not known to be at Stripe, the oldest made at `late_open_at`.
-    `foreign_name`: Stripe refused an event as known that was never sent.
+    `late_items`: the late items by state, of a minimum in minor units. `foreign_name`: Stripe refused an event as known
+    that was never sent.
     """
 
     used: int = 0
@@ -60,8 +63,7 @@ class Balance:
     uncertain: int = 0
     fresh: int = 0
     late: int = 0
-    late_open: int = 0
-    late_open_at: int | None = None
+    late_items: tuple[LateItemGroup, ...] = ()
     oldest_waiting_at: int | None = None
     foreign_name: bool = False
 
@@ -69,6 +71,11 @@ class Balance:
     def ledger(self) -> int:
         """What the ledger bills in the period."""
         return self.used + self.adjusted + self.moved
+
+    @property
+    def late_open(self) -> int:
+        """Units in late items that are on no final invoice yet."""
+        return sum(group.quantity for group in self.late_items if group.state.is_unbilled)
 
 
 def merged(balances: Iterable[Balance]) -> Balance:
@@ -78,14 +85,14 @@ def merged(balances: Iterable[Balance]) -> Balance:
     def earliest(*times: int | None) -> int | None:
         return min((time for time in times if time is not None), default=None)
 
-    values: dict[str, int] = {
+    sums: dict[str, int] = {
         field.name: sum(getattr(balance, field.name) for balance in found)
         for field in fields(Balance)
-        if field.name not in ("late_open_at", "oldest_waiting_at", "foreign_name")
+        if field.name not in ("late_items", "oldest_waiting_at", "foreign_name")
     }
     return Balance(
-        **values,
-        late_open_at=earliest(*(balance.late_open_at for balance in found)),
+        **sums,
+        late_items=tuple(group for balance in found for group in balance.late_items),
         oldest_waiting_at=earliest(*(balance.oldest_waiting_at for balance in found)),
         foreign_name=any(balance.foreign_name for balance in found),
     )
@@ -122,9 +129,10 @@ def judge(
 ) -> tuple[Verdict, tuple[Reason, ...]]:
     """The verdict and every reason for it. `stripe` is what its meters show, `bill` what the final invoice has;
     without one `unbilled` is what a period that is over still owes."""
-    found = _of_invoice(balance, bill, now, bills_late) if bill is not None else _of_meters(balance, stripe, now)
+    found = _of_invoice(balance, bill, bills_late) if bill is not None else _of_meters(balance, stripe, now)
     if bill is None and unbilled is not None and (unbilled.ended or now - unbilled.due_at >= FINAL_AFTER_SECONDS):
         found.append(_of_unbilled(unbilled, now))
+    found += [judged for group in balance.late_items for judged in _of_late_items(group, now)]
     if balance.unsealed < 0:
         more = Reason("conservation", -balance.unsealed, "meter events hold more than was used")
         found.append((Verdict.DIFFERS, more))
@@ -151,7 +159,7 @@ def _span(seconds: int) -> str:
     return f"{hours // 24} days" if hours >= 48 else f"{hours} hours" if hours >= 2 else f"{seconds // 60} minutes"
 
 
-def _of_invoice(balance: Balance, bill: MeterBill, now: int, bills_late: bool) -> _Found:
+def _of_invoice(balance: Balance, bill: MeterBill, bills_late: bool) -> _Found:
     """The invoice is final: what it has and the late items are all that is billed."""
     found: _Found = []
     missing = balance.ledger - bill.quantity - balance.late
@@ -160,16 +168,42 @@ def _of_invoice(balance: Balance, bill: MeterBill, now: int, bills_late: bool) -
         found.append((Verdict.DIFFERS, Reason("late", missing, text)))
     if missing < 0:
         found.append((Verdict.DIFFERS, Reason("overbilled", -missing, "on the invoice, and not in the ledger")))
-    if balance.late_open:
-        age = now - balance.late_open_at if balance.late_open_at is not None else 0
-        stuck = age > LATE_ITEM_SECONDS_MAX
-        text = "in an invoice item that Stripe does not have yet" + (f", for {_span(age)}" if stuck else "")
-        verdict = Verdict.DIFFERS if stuck else Verdict.WAITING
-        found.append((verdict, Reason("late_item_waits", balance.late_open, text)))
     if bill.amount != bill.expected_amount:
         text = f"the invoice says {bill.amount}, the ledger's prices make it {bill.expected_amount}"
         found.append((Verdict.DIFFERS, Reason("amount", bill.amount - bill.expected_amount, text)))
     return found
+
+
+_LATE_REASONS: Final = {
+    LateItemState.NEW: ("late_item_waits", "in an invoice item that Stripe does not have yet"),
+    LateItemState.MOVING: ("late_item_waits", "in an invoice item that moves to a last invoice"),
+    LateItemState.PENDING: ("late_item_waits", "in an invoice item that waits for the next invoice"),
+    LateItemState.DRAFT: ("late_item_waits", "in an invoice item on a draft invoice"),
+    LateItemState.OPEN: ("late_item_uncollected", "in an invoice item whose invoice is final and not paid"),
+    LateItemState.UNCOLLECTIBLE: ("late_item_uncollected", "in an invoice item whose invoice is marked uncollectible"),
+    LateItemState.VOID: ("late_item_voided", "in an invoice item whose invoice was voided"),
+    LateItemState.DELETED: ("late_item_deleted", "in an invoice item that was deleted at Stripe"),
+    LateItemState.REFUSED: ("late_item_refused", "in an invoice item that Stripe refuses"),
+}
+# How long a state is on its way; at once a difference where there is no time.
+_LATE_SECONDS_MAX: Final = {
+    LateItemState.NEW: LATE_OPEN_SECONDS_MAX,
+    LateItemState.MOVING: LATE_OPEN_SECONDS_MAX,
+    LateItemState.PENDING: NEVER_AT,  # until the subscription's next invoice, in a year perhaps
+    LateItemState.DRAFT: LATE_OPEN_SECONDS_MAX,
+    LateItemState.OPEN: LATE_UNCOLLECTED_SECONDS_MAX,
+}
+
+
+def _of_late_items(group: LateItemGroup, now: int) -> _Found:
+    """Late items that no paid invoice has: on their way, or for a person to look at."""
+    if group.state not in _LATE_REASONS:
+        return []
+    code, text = _LATE_REASONS[group.state]
+    age = max(now - group.since_at, 0)
+    verdict = Verdict.WAITING if age <= _LATE_SECONDS_MAX.get(group.state, -1) else Verdict.DIFFERS
+    days = f", for {age // 86_400} days" if age >= 2 * 86_400 else f", for {age // 3_600} hours"
+    return [(verdict, Reason(code, group.quantity, text + days))]
 
 
 def _of_meters(balance: Balance, stripe: int | None, now: int) -> _Found:

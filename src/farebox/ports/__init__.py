@@ -6,6 +6,7 @@ All calls are synchronous and thread-safe; the edge and the loops put them on th
 from farebox.ports.accounts import AccountStore
 from farebox.ports.presence import PresenceStore, ProcessRow
 from farebox.ports.provider import (
+    BillingTerms,
     CheckoutSession,
     Endpoint,
     Invoice,
@@ -25,6 +26,7 @@ from farebox.ports.system import Clock, Entropy
 
 __all__ = [
     "AccountStore",
+    "BillingTerms",
     "Changes",
     "CheckoutSession",
     "Clock",

@@ -12,6 +12,7 @@ from farebox.domain.invoices import BilledInvoice
 from farebox.domain.reports import ErrorReport, MeterEvent, Outcome
 
 __all__ = [
+    "BillingTerms",
     "CheckoutSession",
     "Endpoint",
     "Invoice",
@@ -85,6 +86,15 @@ class Offer:
     recurring_ids: tuple[tuple[str, bool], ...]  # price, and whether a meter counts it
     setup_id: str | None = None
     trial_days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BillingTerms:
+    """How a subscription's invoices are collected: its payment method, automatic tax, and its discounts' coupons."""
+
+    payment_method_id: str | None = None
+    has_automatic_tax: bool = False
+    coupon_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,17 +249,37 @@ class Provider(Protocol):
         ...
 
     def late_items(self, customer_id: str) -> list[LateItem]:
-        """The invoice items that Farebox made for late usage."""
+        """The invoice items that Farebox made for late usage, PENDING or on an invoice (DRAFT, whatever its status)."""
         ...
 
     def create_late_item(
-        self, item: LateItem, *, customer_id: str, subscription_id: str | None, description: str
+        self,
+        item: LateItem,
+        *,
+        customer_id: str,
+        subscription_id: str | None,
+        description: str,
+        has_automatic_tax: bool = False,
     ) -> str:
-        """Have the item on the subscription's next invoice, or waiting for one of the customer's. Its id there."""
+        """Have the item on the subscription's next invoice, or waiting for one of the customer's. Its id there. The
+        item's key makes one."""
         ...
 
-    def invoice_late_items(self, customer_id: str, *, currency: str, key: str) -> str:
-        """A final invoice of what waits for the customer. The same `key` makes one. Its id."""
+    def delete_late_item(self, invoice_item_id: str) -> None:
+        """Delete an invoice item that no final invoice has. Nothing when it is gone."""
+        ...
+
+    def billing_terms(self, subscription_id: str) -> BillingTerms:
+        """How the subscription's invoices are collected, or were when it ended."""
+        ...
+
+    def invoice_late_items(self, customer_id: str, *, currency: str, key: str, terms: BillingTerms) -> str:
+        """A last invoice of what waits for the customer without a subscription, finalized and collected by Stripe
+        itself. The same `key` makes one. Its id."""
+        ...
+
+    def invoice_status(self, invoice_id: str) -> str | None:
+        """draft, open, paid, uncollectible or void; None when the invoice was deleted."""
         ...
 
     def error_report(self, event_id: str) -> ErrorReport:

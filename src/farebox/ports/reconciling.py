@@ -5,7 +5,7 @@ from typing import Protocol
 
 from farebox.domain.audit import AuditEntry
 from farebox.domain.balance import Balance
-from farebox.domain.corrections import Adjustment, LateItem
+from farebox.domain.corrections import Adjustment, LateItem, LateItemGroup
 from farebox.domain.invoices import PeriodBill
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, Unsealed
@@ -111,9 +111,33 @@ class ReconcilingStore(Protocol):
         """Closed periods in which usage was recorded since."""
         ...
 
-    def unsent_late_items(self, *, limit: int) -> list[LateItem]: ...
     def late_items(self, account_id: str) -> list[LateItem]: ...
-    def late_item_sent(self, item_id: str, invoice_item_id: str) -> None: ...
+    def accounts_with_late_items(self, *, now: int, limit: int) -> list[str]:
+        """Accounts with late items that are due and that no process works on, the longest due first."""
+        ...
+
+    def take_late_items(
+        self, account_id: str, *, now: int, lease_end: int, limit: int, ahead_of_time: bool = False
+    ) -> list[LateItem]:
+        """Take the account's due items until `lease_end`, in the order in which they were made. `ahead_of_time`: those
+        that Stripe has and that are not paid, due or not."""
+        ...
+
+    def save_late_item(self, before: LateItem, after: LateItem) -> bool:
+        """Write what changed, unless another process has taken the item since `before`; whether it was written."""
+        ...
+
+    def retry_late_items(
+        self, ids: Sequence[str], account_id: str | None, *, limit: int, now: int, audit: AuditEntry | None = None
+    ) -> list[LateItem]:
+        """Make refused and deleted items due now: these, or all (of the account) without ids. As they were before."""
+        ...
+
+    def late_item_summary(self, *, settled_since: int = 0) -> list[LateItemGroup]:
+        """All late items that are neither paid nor free, by state; those that are uncollectible, void or deleted only
+        when they became so since then."""
+        ...
+
     def adopt_late_item(self, item: LateItem) -> bool:
         """Keep an item that Stripe has and this ledger does not know; False when it does."""
         ...

@@ -5,10 +5,11 @@ from typing import Any, Final
 import stripe
 
 from farebox.domain.accounts import Account, Subscription
-from farebox.errors import CustomerGone, NotFound, ProviderRejected
+from farebox.errors import CustomerGone, NotFound, ProviderFailed, ProviderRejected
 from farebox.ports import CheckoutSession, Invoice, Offer
 from farebox.provider import translate
 from farebox.provider.calls import StripeCalls, all_of, asking
+from farebox.provider.phases import items_of, running_phase, settings_of
 
 __all__ = ["TIERED_PRICES_REMEMBERED_MAX", "BuyerCalls"]
 
@@ -24,9 +25,13 @@ class BuyerCalls(StripeCalls):
         params: dict[str, Any] = {"metadata": {translate.ACCOUNT: account.id}}
         if account.email:
             params["email"] = account.email
-        with asking("create_customer"):
-            options = {"idempotency_key": f"farebox-customer-{account.id}"}
-            return str(self._api.customers.create(params=params, options=options).id)
+        try:
+            with asking("create_customer"):
+                options = {"idempotency_key": f"farebox-customer-{account.id}"}
+                return str(self._api.customers.create(params=params, options=options).id)
+        except ProviderFailed:  # this key gets the same failure for a day; the SDK makes a new one
+            with asking("create_customer"):
+                return str(self._api.customers.create(params=params).id)
 
     def accounts_since(self, since: int) -> list[Account]:
         found = []
@@ -165,12 +170,12 @@ class BuyerCalls(StripeCalls):
             self._release(found)
             made = self._api.subscription_schedules.create(params={"from_subscription": subscription_id}).to_dict()
             running, plan = made["phases"][0], offer.plan
-            kept = [_entry(item) for item in found["items"]["data"]]
-            theirs = [_entry(item) for item in found["items"]["data"] if not _is_ours(item)]
+            ours = {item["price"]["id"] for item in found["items"]["data"] if _is_ours(item)}
             phases = [
-                {"items": kept, "start_date": running["start_date"], "end_date": running["end_date"]},
+                running_phase(running, found),
                 {
-                    "items": [*theirs, *_lines(offer)],
+                    **settings_of(running, found),
+                    "items": [*items_of(running, without=ours), *_lines(offer)],
                     "duration": {"interval": plan.interval, "interval_count": 1},
                     "metadata": {**plan.metadata, translate.PLAN: plan.name, translate.NEXT_PLAN: ""},
                     "proration_behavior": "none",
@@ -207,8 +212,3 @@ def _is_ours(item: dict[str, Any]) -> bool:
 
 def _lines(offer: Offer) -> list[dict[str, Any]]:
     return [{"price": id} if metered else {"price": id, "quantity": 1} for id, metered in offer.recurring_ids]
-
-
-def _entry(item: dict[str, Any]) -> dict[str, Any]:
-    quantity = {"quantity": item["quantity"]} if item.get("quantity") is not None else {}
-    return {"price": item["price"]["id"], **quantity}

@@ -6,7 +6,14 @@ import httpx
 import stripe
 
 from farebox.domain.reports import Outcome, OutcomeKind
-from farebox.errors import ProviderError, ProviderForbidden, ProviderRejected, ProviderThrottled, ProviderUnavailable
+from farebox.errors import (
+    ProviderError,
+    ProviderFailed,
+    ProviderForbidden,
+    ProviderRejected,
+    ProviderThrottled,
+    ProviderUnavailable,
+)
 
 __all__ = ["RETRY_AFTER_SECONDS_MAX", "outcome_of", "provider_error"]
 
@@ -51,8 +58,10 @@ def outcome_of(error: stripe.StripeError) -> Outcome:
 def provider_error(error: stripe.StripeError) -> ProviderError:
     """The same for every other call. Stripe's own words are for the operator."""
     status, words = error.http_status, _message(error)
-    if status is None or status >= 500:
+    if status is None:
         return ProviderUnavailable(internal=words)
+    if status >= 500 or isinstance(error, stripe.IdempotencyError):
+        return ProviderFailed(internal=words)
     if status in (401, 403):
         return ProviderForbidden(internal=words)
     if status in (409, 429):

@@ -9,7 +9,7 @@ from farebox.sandbox.customers import live_customer
 from farebox.sandbox.discounts import DISCOUNTS, Asked, asked_discounts, new_discounts
 from farebox.sandbox.errors import invalid, wrong_state
 from farebox.sandbox.lines import Plan, single_entry
-from farebox.sandbox.params import boolean, decimal, integer, metadata, obj, required, text
+from farebox.sandbox.params import boolean, decimal, enum, integer, metadata, obj, required, text
 from farebox.sandbox.pricing import amount_of, rounded
 from farebox.sandbox.sellable import check_product
 from farebox.sandbox.state import StripeObject
@@ -248,6 +248,7 @@ _CREATE: Final = {
     "pricing": obj({"price": required(text())}),
     "quantity": integer(0),
     "subscription": text(),
+    "tax_behavior": enum("exclusive", "inclusive", "unspecified"),
     "unit_amount_decimal": decimal(12),
 }
 _CHANGE: Final = {

@@ -29,6 +29,7 @@ from farebox.store import tables as t
 from farebox.store.audit import write_audit
 from farebox.store.engine import Database, rerun
 from farebox.store.feed import announce
+from farebox.store.late_items import wake_moved_items
 from farebox.store.periods import items_text, read_items, record_periods
 from farebox.store.usage import key_was_used
 
@@ -294,6 +295,8 @@ def apply_subscriptions(
     connection.execute(sa.delete(t.subscriptions).where(t.subscriptions.c.account_id == account_id))
     if new:
         connection.execute(sa.insert(t.subscriptions), [{**_columns(s), "account_id": account_id} for s in new])
+    if ended_ids := [s.id for s in new if s.status in TERMINAL_STATUSES and s.id not in ended]:
+        wake_moved_items(connection, account_id, ended_ids, at)
     return Applied.CHANGED
 
 

@@ -3,27 +3,25 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from farebox.domain.corrections import NO_METER, LateItem, late_amount, minimum_due
+from farebox.domain.corrections import NEVER_AT, NO_METER, LateItem, LateItemState, late_amount, minimum_due
 from farebox.domain.invoices import MeterBill, PeriodBill
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, ReportState, Unsealed
 from farebox.store import tables as t
 from farebox.store.corrections import lock_account, next_event
-from farebox.store.engine import Database, insert_new, rerun
+from farebox.store.engine import Database, rerun
 from farebox.store.periods import bill_text, read_period
 from farebox.store.periods import is_period as _is
 from farebox.store.reconciling import balances_of, unsealed_buckets
 
-__all__ = ["NOTHING_TO_SEND", "LateTables"]
+__all__ = ["LateTables"]
 
-NOTHING_TO_SEND: Final = ""  # in the place of a provider's id: the item costs nothing
-_LATE = tuple(t.late_items.c[field.name] for field in fields(LateItem))
 _REASON: Final = "its invoice is final: the invoice has it, or an invoice item bills it"
 _UNSETTLED: Final = ("pending", "sending", "rejected", "doubtful")
 _Plan = Callable[[Unsealed, int], MeterEvent]
@@ -73,29 +71,6 @@ class LateTables:
         with self._database.read() as connection:
             return [read_period(row) for row in connection.execute(query)]
 
-    def unsent_late_items(self, *, limit: int) -> list[LateItem]:
-        late = t.late_items.c
-        query = sa.select(*_LATE).where(late.invoice_item_id.is_(None)).order_by(late.created_at, late.id)
-        with self._database.read() as connection:
-            return [LateItem(*row) for row in connection.execute(query.limit(limit))]
-
-    def late_items(self, account_id: str) -> list[LateItem]:
-        late = t.late_items.c
-        query = sa.select(*_LATE).where(late.account_id == account_id).order_by(late.created_at, late.id)
-        with self._database.read() as connection:
-            return [LateItem(*row) for row in connection.execute(query)]
-
-    def late_item_sent(self, item_id: str, invoice_item_id: str) -> None:
-        late = t.late_items.c
-        with self._database.write() as connection:
-            connection.execute(
-                sa.update(t.late_items).where(late.id == item_id).values(invoice_item_id=invoice_item_id)
-            )
-
-    def adopt_late_item(self, item: LateItem) -> bool:
-        with self._database.write() as connection:
-            return insert_new(connection, t.late_items, asdict(item))
-
 
 def _bill(connection: Connection, period: BillingPeriod) -> PeriodBill | None:
     p = t.periods.c
@@ -132,7 +107,10 @@ def _bill_late(connection: Connection, period: BillingPeriod, plan: _Plan, now: 
                 currency=item.currency,
                 reason=f"not on {bill.invoice_id or 'any invoice'}",
                 created_at=now,
-                invoice_item_id=NOTHING_TO_SEND if amount == 0 else None,
+                subscription_id=period.subscription_id,
+                state=LateItemState.NEW if amount else LateItemState.FREE,
+                state_since_at=now,
+                next_look_at=now if amount else NEVER_AT,
             )
             connection.execute(sa.insert(t.late_items).values(asdict(late)))
             made.append(late)
@@ -167,6 +145,9 @@ def _fill_up(connection: Connection, period: BillingPeriod, now: int) -> list[La
         currency=period.items[0].currency,
         reason=f"minimum, {bill.invoice_id or 'no invoice'}",
         created_at=now,
+        subscription_id=period.subscription_id,
+        state_since_at=now,
+        next_look_at=now,
     )
     connection.execute(sa.insert(t.late_items).values(asdict(item)))
     return [item]

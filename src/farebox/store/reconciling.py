@@ -14,6 +14,7 @@ from farebox.domain.reports import CELL_SECONDS, ReportState
 from farebox.store import tables as t
 from farebox.store.corrections import adjusted_quantities, used_quantities
 from farebox.store.engine import Database, rerun, upsert
+from farebox.store.late_items import late_groups
 from farebox.store.reports import IS_OF_USAGE
 
 __all__ = ["ReconcilingTables", "balances_of", "unsealed_buckets"]
@@ -106,7 +107,7 @@ def _balances(connection: Connection, period: BillingPeriod, start: int, now: in
     for meter, bucket, quantity, last_used_at in unsealed_buckets(connection, period):
         if bucket >= start:
             unsealed[meter].append((quantity, last_used_at))
-    late = _late(connection, period)
+    late = late_groups(connection, period)
     meters = {*used, *adjusted, *stamped, *bucketed, *late, *(item.meter for item in period.items)}
     found = {}
     for meter in sorted(meters):
@@ -124,9 +125,8 @@ def _balances(connection: Connection, period: BillingPeriod, start: int, now: in
             withdrawn=states["withdrawn"],
             uncertain=states["uncertain"],
             fresh=states["fresh"],
-            late=late[meter][0],
-            late_open=late[meter][1],
-            late_open_at=late[meter][2],
+            late=sum(group.quantity for group in late[meter]) if meter != NO_METER else 0,
+            late_items=tuple(late[meter]),
             oldest_waiting_at=min(waits, default=None),
             foreign_name=states["foreign"] > 0,
         )
@@ -173,20 +173,4 @@ def _events(
             sums["foreign"] += 1
         if state == "delivered":
             sums["fresh"] += int(recent)
-    return found
-
-
-def _late(connection: Connection, period: BillingPeriod) -> dict[str, tuple[int, int, int | None]]:
-    """By meter: units in late items of the period, those of which that Stripe is not known to have, and since when."""
-    late = t.late_items.c
-    waits = sa.case((late.invoice_item_id.is_(None), late.quantity), else_=0)
-    since = sa.func.min(sa.case((late.invoice_item_id.is_(None), late.created_at)))
-    query = (
-        sa.select(late.meter, sa.func.sum(late.quantity), sa.func.sum(waits), since)
-        .where(late.account_id == period.account_id, late.period_start == period.start, late.meter != NO_METER)
-        .group_by(late.meter)
-    )
-    found: dict[str, tuple[int, int, int | None]] = defaultdict(lambda: (0, 0, None))
-    for meter, quantity, waiting, since_at in connection.execute(query):
-        found[meter] = (int(quantity), int(waiting), since_at)
     return found

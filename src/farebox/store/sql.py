@@ -17,6 +17,7 @@ from farebox.store.engine import Database, insert_new
 from farebox.store.feed import FeedTables
 from farebox.store.inbox import InboxTables
 from farebox.store.late import LateTables
+from farebox.store.late_items import LateItemTables
 from farebox.store.leases import LeaseTables
 from farebox.store.parked import ParkedTables
 from farebox.store.periods import PeriodTables
@@ -46,6 +47,7 @@ class SqlStore(
     AuditTables,
     ReconcilingTables,
     LateTables,
+    LateItemTables,
     RestoringTables,
     LeaseTables,
 ):

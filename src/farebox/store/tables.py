@@ -337,8 +337,21 @@ late_items = Table(
     Column("reason", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("invoice_item_id", String(128)),
+    Column("subscription_id", String(128), nullable=False, server_default=""),
+    Column("state", String(16), nullable=False, server_default="new"),
+    Column("state_since_at", BigInteger, nullable=False, server_default="0"),
+    Column("attached_id", String(128)),
+    Column("invoice_id", String(128)),
+    Column("next_look_at", BigInteger, nullable=False, server_default="0"),
+    Column("lease_end", BigInteger, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("error", Text, nullable=False, server_default=""),
+    Column("item_key_number", Integer, nullable=False, server_default="0"),
+    Column("invoice_key_number", Integer, nullable=False, server_default="0"),
 )
 Index("late_items_account", late_items.c.account_id, late_items.c.meter, late_items.c.period_start)
+_unsettled_item = text("state NOT IN ('paid', 'free')")
+Index("late_items_open", late_items.c.next_look_at, sqlite_where=_unsettled_item, postgresql_where=_unsettled_item)
 
 differences = Table(
     "differences",
@@ -371,3 +384,4 @@ IS_UNPROVEN = text(
     "(meter_events.state = 'sending' OR (meter_events.state = 'pending' AND meter_events.first_unknown_at IS NOT NULL))"
 )
 IS_STREAMED = text("meter_events.transport = 'stream'")
+IS_UNSETTLED_ITEM = text("late_items.state NOT IN ('paid', 'free')")

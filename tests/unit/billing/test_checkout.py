@@ -116,6 +116,14 @@ def test_stripe_away(shop: Shop) -> None:
     assert shop.store.accounts(limit=9) == []
 
 
+def test_a_saved_failure_keeps_no_buyer_away(shop: Shop) -> None:
+    """F31: Stripe replays a 500 to the key under which a customer is made for a day. The purchase goes on with another
+    key."""
+    shop.sandbox.faults.add({"path": "/v1/customers", "method": "POST", "status": 500, "count": 1})
+    assert begin(shop).status == "open"
+    assert len(shop.objects("customer")) == 1
+
+
 def test_a_subscribed_account_buys_no_second(shop: Shop) -> None:
     """Two subscriptions would bill each call twice: the second purchase is refused before Stripe makes anything."""
     account = shop.account(shop.buy())

@@ -59,7 +59,7 @@ def test_what_is_missing_is_on_the_next_invoice(least: Shop) -> None:
     least.call(claimed.key, 3)
     assert (report(least, claimed).minimum, report(least, claimed).total) == (1_000, 500)
     close(least, claimed)
-    assert items(least) == [(500, "To the minimum of 2027-01-15 to 2027-02-15")]
+    assert items(least) == [(500, "Minimum charge, 2027-01-15 to 2027-02-15")]
     assert least.objects("invoiceitem")[0]["metadata"].get("farebox_meter") is None
     upcoming = least.provider.preview_invoice(report(least, claimed).subscription.id)
     assert upcoming.total == 500 + 200
@@ -96,9 +96,7 @@ def test_late_usage_is_part_of_the_minimum(least: Shop) -> None:
         least.store.commit_batch(Batch(least.entropy.token(), 1, least.entropy.token(), (row,)))
         biller.step()
         assert sum(amount for amount, _ in items(least)) - before == net
-    assert any(
-        amount < 0 and text.startswith("Back, of what was added to the minimum") for amount, text in items(least)
-    )
+    assert any(amount < 0 and text.startswith("Credit: minimum charge, ") for amount, text in items(least))
 
 
 def test_the_last_whole_period_has_it_and_a_cut_one_has_not(least: Shop) -> None:
@@ -118,7 +116,7 @@ def test_the_last_whole_period_has_it_and_a_cut_one_has_not(least: Shop) -> None
     close(least, whole)
     refresh(least, changed)
     LateBiller(least.store, least.provider, least.clock, least.catalog).step()
-    filled = [item for item in least.objects("invoiceitem") if "minimum" in str(item["description"])]
+    filled = [item for item in least.objects("invoiceitem") if "Minimum charge" in str(item["description"])]
     assert [(item["amount"], item["customer"]) for item in filled] == [(800, account.customer_id)]
     paid = [invoice for invoice in least.objects("invoice") if invoice["id"] == filled[0]["invoice"]]
     assert [invoice["total"] for invoice in paid] == [800]

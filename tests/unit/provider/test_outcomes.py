@@ -14,7 +14,14 @@ import stripe
 
 from farebox.domain.keys import Secret
 from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind
-from farebox.errors import ProviderError, ProviderForbidden, ProviderRejected, ProviderThrottled, ProviderUnavailable
+from farebox.errors import (
+    ProviderError,
+    ProviderFailed,
+    ProviderForbidden,
+    ProviderRejected,
+    ProviderThrottled,
+    ProviderUnavailable,
+)
 from farebox.provider import http as adapter
 from farebox.provider.outcomes import RETRY_AFTER_SECONDS_MAX
 from farebox.provider.stripe import StripeProvider
@@ -192,13 +199,19 @@ ANSWERS: list[tuple[str, Any, Outcome, type[ProviderError]]] = [
         "500",
         (500, {}, error("Oops")),
         Outcome(OutcomeKind.UNKNOWN, "Oops", stored_failure=True),
-        ProviderUnavailable,
+        ProviderFailed,
+    ),
+    (
+        "a key that was used for something else",
+        (400, {}, {"error": {"type": "idempotency_error", "message": "Keys for idempotent requests"}}),
+        Outcome(OutcomeKind.CONFLICT, "Keys for idempotent requests"),
+        ProviderFailed,
     ),
     (
         "503",
         (503, {}, error("Away")),
         Outcome(OutcomeKind.UNKNOWN, "Away", stored_failure=True),
-        ProviderUnavailable,
+        ProviderFailed,
     ),
 ]
 
@@ -244,8 +257,9 @@ def test_an_answer_that_is_not_stripes_parks_nothing(script: Script, provider: S
     script.answers = [(status, {}, "<html>Welcome to the airport</html>")]
     outcome = provider.send_meter_event(EVENT)
     assert (outcome.kind, outcome.stored_failure) == (OutcomeKind.UNKNOWN, False)
-    with pytest.raises(ProviderUnavailable):
+    with pytest.raises(ProviderUnavailable) as caught:
         provider.preview_invoice("sub_1")
+    assert not isinstance(caught.value, ProviderFailed)
 
 
 def test_a_reset_is_unknown(script: Script, provider: StripeProvider) -> None:

@@ -262,7 +262,7 @@ def test_the_period_of_use(shop: Shop) -> None:
     shop.runtime.background.flush()
     assert late.step() == 1
     (item,) = shop.objects("invoiceitem")
-    assert (item["amount"], "reported late" in item["description"]) == (400, True)
+    assert (item["amount"], "(late usage)" in item["description"]) == (400, True)
     assert late.step() == 0
 
 
