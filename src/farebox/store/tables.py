@@ -54,6 +54,8 @@ ledger = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("provider_account", String(64)),
     Column("livemode", Boolean),
+    Column("halted_reason", Text),  # why no process reports anything any more, until a person clears it (L6)
+    Column("halted_at", BigInteger),
 )
 
 feed_head = Table(
@@ -228,7 +230,7 @@ meter_events = Table(
     Column("holder", String(64), nullable=False),
     Column("lease_end", BigInteger, nullable=False),
     Column("kind", String(16), nullable=False, server_default="usage"),  # usage, adjustment, restored, void
-    Column("transport", String(16), nullable=False, server_default=""),  # chosen at the first attempt, then kept (L8)
+    Column("transport", String(16), nullable=False, server_default=""),  # kept once a send may have got through (L8)
     Column("zero_read_at", BigInteger),  # when a doubtful event's cell was first read as zero (L9)
     UniqueConstraint("account_id", "meter", "bucket_start", "sequence"),
 )
@@ -294,7 +296,7 @@ periods = Table(
     Column("plan", String(64), nullable=False, server_default=""),
     Column("base", String(64)),
 )
-Index("periods_end", periods.c.end)
+Index("periods_end", periods.c.end, periods.c.account_id)
 
 adjustments = Table(
     "adjustments",
