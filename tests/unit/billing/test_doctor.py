@@ -116,6 +116,7 @@ def test_a_healthy_house(patient: Patient) -> None:
         "event destination",
         "portal",
         "key peppers",
+        "reporting",
         "reports",
         "inbox",
     }
