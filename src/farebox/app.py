@@ -319,8 +319,8 @@ class Runtime:
         """Take in a webhook: verify, store once, wake who works it off."""
         adapters = self.adapters
         receipt = receive(adapters.provider, adapters.store, adapters.clock, body, signature, live=self.settings.live)
-        if receipt.period_ended:
-            self.background.report_period_end()
+        if receipt.ended_account is not None:
+            self.background.report_period_end(receipt.ended_account)
         if receipt.stored:
             self.background.wake_inbox()
         return receipt
@@ -328,4 +328,4 @@ class Runtime:
     def _ready(self) -> Readiness:
         if not self.recorder.healthy or not self.gate.ready():
             return "not ready"
-        return "degraded" if self.recorder.spooling else "ready"
+        return "degraded" if self.recorder.spooling or self.reporter.halted is not None else "ready"

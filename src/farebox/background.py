@@ -4,6 +4,7 @@ Each loop runs on a thread of its own. Nothing here answers a call.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final
@@ -90,7 +91,7 @@ class Background:
         self.worker = InboxWorker(store, provider, clock, entropy, self.late, self.reporter.halt)
         self._bound = False
         self._stopping = threading.Event()
-        self._seal_hard = False
+        self._ended: deque[str] = deque()  # accounts of which a webhook says that a period has ended
         self._sealed_at_ms = 0
         self._sweep_after = ""
         self._reconcile_after = ""
@@ -145,9 +146,9 @@ class Background:
     def wake_inbox(self) -> None:
         self._inbox_loop.wake()
 
-    def report_period_end(self) -> None:
-        """Seal and report at once: a period has ended, and its invoice will not wait."""
-        self._seal_hard = True
+    def report_period_end(self, account_id: str) -> None:
+        """Seal and report this account's usage at once: a period of it has ended, and its invoice will not wait."""
+        self._ended.append(account_id)
         self._report_loop.wake()
 
     def _last_report(self) -> None:
@@ -188,31 +189,46 @@ class Background:
         return worked
 
     def _report_step(self) -> bool:
-        """Seal what is due and send what is sealed. Short seal intervals, ends of periods and wake-ups seal hard.
+        """Seal what is due and send what is sealed. Short seal intervals and ends of periods seal hard.
 
         One process does it for all; what a period's end asks of another one is sealed there, and sent by the one.
         """
         if not self._reporting.held:
-            if self._seal_hard:
-                self.sealer.step(hard=True)
-                self._seal_hard = False
+            self.reporter.look()  # readiness and metrics of each process say when reporting is halted
+            self._seal_ended()
             return False
-        now_ms = self._clock.monotonic_ms()
-        often = now_ms - self._sealed_at_ms >= self._settings.seal_seconds * 1000
-        hard, self._seal_hard = self._seal_hard or (often and self._settings.seal_seconds < 60), False
-        if often:
-            self._sealed_at_ms = now_ms
-        if hard or often or self._settings.seal_seconds <= SEAL_INTERVAL_SECONDS:
-            self.sealer.step(hard=hard)
-        self.sealer.edge()
+        for seal in (self.sealer.edge, self._seal_ended, self._seal_due):
+            try:
+                seal()
+            except StoreError as error:  # what is sealed already is sent all the same
+                _log.error("seal_failed", code=error.code, reason=str(error))
         if not self._bound:
             self._bind()
         if not self._bound:
             return False
-        again = self._send_some() > 0 or self.reporter.behind
+        again = self._send_some() > 0 or self.reporter.behind or self.sealer.edge_left
         if again:  # as fast as Stripe's limits let us
             self._stopping.wait(min(self.reporter.pause_ms(), REPORT_POLL_MILLISECONDS) / 1000)
         return again
+
+    def _seal_due(self) -> None:
+        now_ms = self._clock.monotonic_ms()
+        often = now_ms - self._sealed_at_ms >= self._settings.seal_seconds * 1000
+        if often:
+            self._sealed_at_ms = now_ms
+        if often or self._settings.seal_seconds <= SEAL_INTERVAL_SECONDS:
+            self.sealer.step(hard=often and self._settings.seal_seconds < SEAL_INTERVAL_SECONDS)
+
+    def _seal_ended(self) -> None:
+        """Seal hard what those accounts used whose period a webhook called ended. What fails is tried again."""
+        if not self._ended:
+            return
+        accounts = [self._ended.popleft() for _ in range(len(self._ended))]
+        try:
+            self.sealer.step(hard=True, account_ids=set(accounts))
+        except StoreError:
+            self._ended.extend(accounts)
+            raise
 
     def _send_some(self) -> int:
         return self.reporter.step(REPORT_BATCH_MAX, self._side_by_side)
@@ -222,14 +238,14 @@ class Background:
         try:
             account = self._provider.account()
         except ProviderForbidden as error:
-            self.reporter.halted = f"Stripe does not let the key read its own account ({error.internal})."
-            _log.critical("reporter_halted", reason=self.reporter.halted)
+            self.reporter.barred = f"Stripe does not let the key read its own account ({error.internal})."
+            _log.critical("reporter_halted", reason=self.reporter.barred)
             raise
-        self.reporter.halted = None
+        self.reporter.barred = None
         try:
             self._store.bind_ledger(account.id, self._settings.live)
         except StoreUnusable as error:
-            self.reporter.halted = error.detail
+            self.reporter.barred = error.detail
             _log.critical("reporter_halted", reason=error.detail)
         self._bound = True
 

@@ -24,7 +24,17 @@ from farebox.domain.corrections import Adjustment
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.invoices import MeterBill, PeriodBill
 from farebox.domain.keys import ApiKey
-from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState, Transport, Unsealed, freeze, seal
+from farebox.domain.reports import (
+    MeterEvent,
+    Outcome,
+    OutcomeKind,
+    ReportedError,
+    ReportState,
+    Transport,
+    Unsealed,
+    freeze,
+    seal,
+)
 from farebox.domain.usage import Batch, Increment, Period, UsageLine
 from farebox.errors import AdjustmentRefused, RecordConflict, StoreError, StoreUnavailable, StoreUnusable, WriterFenced
 from farebox.ports import Changes, Store
@@ -368,6 +378,27 @@ def test_one_unproven_event_in_a_minute(store: Store) -> None:
     assert first.identifier == event.identifier
     settle(store, "h1", first, DELIVERED, state=ReportState.DELIVERED, now=AT + 99)
     assert [e.identifier for e in take(store, now=AT + 99)] == [second.identifier]
+
+
+def test_two_unproven_events_in_a_minute(store: Store) -> None:
+    """Of two of one minute that are both unproven the first goes, and then the other; what is proven waits (L7, I5)."""
+    buyer(store)
+    events = [sealed(store, used(n))[0] for n in (1, 2, 4)]
+    assert len({event.cell for event in events}) == 1
+    for _ in events[:2]:
+        (event,) = take(store)
+        settle(store, "h1", event, DELIVERED, state=ReportState.DELIVERED, now=AT)
+    names = [event.identifier for event in events]
+    for name in names[:2]:
+        store.refuse_reported(ReportedError("no_customer", "No customer", name), others=False, now=AT)
+    late = AT + 30 * HOUR
+    assert len(store.retry_meter_events(names, suffix="again", now=late)) == 2
+    went = []
+    while taken := take(store, now=late):
+        (event,) = taken
+        went.append(event.identifier)
+        settle(store, "h1", event, DELIVERED, state=ReportState.DELIVERED, now=late)
+    assert went == names
 
 
 def test_report_summary(store: Store) -> None:

@@ -77,6 +77,24 @@ def test_retry(parked: SqlStore) -> None:
     assert set(states(parked).values()) == {ReportState.PENDING}
 
 
+def test_resume(parked: SqlStore) -> None:
+    """A halt of reporting is ended only at a yes, with a word in the audit log."""
+    runner = CliRunner()
+    parked.halt_reporting("It was restored.", now=START_AT)
+    asked = runner.invoke(app, ["usage", "resume"], input="n\n")
+    assert (asked.exit_code, "It was restored." in " ".join(asked.output.split())) == (1, True)
+    assert "--yes" in str(runner.invoke(app, ["usage", "resume", "--json"]).exception)
+    assert parked.ledger().halted_reason == "It was restored."
+    done = runner.invoke(app, ["usage", "resume", "--yes", "--json", "--actor", "ada"])
+    assert json.loads(done.stdout) == {"resumed": True, "reason": "It was restored."}
+    assert [(e.actor, e.action, e.detail) for e in parked.audit()] == [
+        ("ada", "usage.resume", {"reason": "It was restored."})
+    ]
+    again = runner.invoke(app, ["usage", "resume", "--json"])
+    assert json.loads(again.stdout) == {"resumed": False, "reason": None}
+    assert parked.ledger().halted_at is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"), [([], "--state"), (["fb_none"], "fb_none"), (["--state", "pending"], "--state")]
 )

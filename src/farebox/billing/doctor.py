@@ -61,6 +61,7 @@ def diagnose(
     if provider is not None:
         yield from _stripe(store, provider, catalog, webhook_url, live=live)
     yield from _guarded("key peppers", lambda: _peppers(store, clock, peppers))
+    yield from _guarded("reporting", lambda: _reporting(store, clock))
     yield from _guarded("reports", lambda: _reports(store, clock))
     yield from _guarded("late items", lambda: _late_items(store, clock))
     yield from _guarded("inbox", lambda: _inbox(store))
@@ -183,6 +184,21 @@ def _peppers(store: Store, clock: Clock, peppers: tuple[Pepper, ...]) -> Iterato
         yield Finding("key peppers", "fail", detail, "Put the earlier secret back, behind the newer one.")
     else:
         yield Finding("key peppers", "ok", f"live keys: {sum(in_use.values())}")
+
+
+def _reporting(store: Store, clock: Clock) -> Iterator[Finding]:
+    """Whether a restored or copied ledger has halted all reporting (L6)."""
+    ledger = store.ledger()
+    if ledger.halted_reason is None:
+        yield Finding("reporting", "ok", "nothing has halted it")
+        return
+    hours = max(clock.now_at() - (ledger.halted_at or 0), 0) // 3600
+    yield Finding(
+        "reporting",
+        "fail",
+        f"halted for {hours} hours: {ledger.halted_reason}",
+        "Stop all processes and run `farebox reconcile --after-restore`. `farebox usage resume` only clears the halt.",
+    )
 
 
 def _reports(store: Store, clock: Clock) -> Iterator[Finding]:

@@ -43,11 +43,12 @@ _log = structlog.get_logger("farebox.inbox")
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a delivery. `period_ended` asks for the closing period's usage to be reported at once."""
+    """What became of a delivery. Usage of the account `ended_account`, if one is named, is to be reported at once: a
+    period of it has ended."""
 
     stored: bool
     type: str
-    period_ended: bool = False
+    ended_account: str | None = None
 
 
 def receive(provider: Provider, store: Store, clock: Clock, body: bytes, signature: str, *, live: bool) -> Receipt:
@@ -63,7 +64,10 @@ def receive(provider: Provider, store: Store, clock: Clock, body: bytes, signatu
     if event.type not in HANDLED_EVENT_TYPES + METER_ERROR_TYPES:
         return Receipt(stored=False, type=event.type)
     stored = store.add_event(event, at=clock.now_at())
-    return Receipt(stored=stored, type=event.type, period_ended=stored and event.type == _PERIOD_ENDED)
+    ended = stored and event.type == _PERIOD_ENDED and event.customer_id is not None
+    # A customer of something else that the seller sells has no account here.
+    account = store.account_of_customer(str(event.customer_id)) if ended else None
+    return Receipt(stored=stored, type=event.type, ended_account=account.id if account is not None else None)
 
 
 class InboxWorker:

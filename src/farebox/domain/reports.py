@@ -59,7 +59,7 @@ class ReportState(StrEnum):
 
 
 class Transport(StrEnum):
-    """The way to Stripe, chosen at an event's first attempt and kept (L8). UNCHOSEN before it."""
+    """The way to Stripe, kept once a send by it may have got through (L8). UNCHOSEN before it."""
 
     UNCHOSEN = ""
     EVENT = "event"
@@ -155,7 +155,8 @@ class ErrorReport:
 class Settlement:
     """What came of an attempt. An empty `idempotency_key` keeps the event's; `zero_read_at` is written as it stands.
 
-    `transport` is the event's own, or UNCHOSEN when its first attempt was not made after all.
+    `transport` is the event's own, or UNCHOSEN when no send of it can have got through. A reason in `halts` halts all
+    reporting in the same transaction, unless the attempt is no longer the holder's (L6).
     """
 
     event: MeterEvent
@@ -165,6 +166,7 @@ class Settlement:
     next_attempt_at: int = 0
     idempotency_key: str = ""
     zero_read_at: int | None = None
+    halts: str = ""
 
 
 @dataclass(frozen=True, slots=True)

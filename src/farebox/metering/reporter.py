@@ -5,7 +5,7 @@ parked for a person, never resent blindly.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -19,17 +19,20 @@ from farebox.domain.reports import (
     Settlement,
     Transport,
 )
+from farebox.errors import StoreError
 from farebox.metering.doubts import Doubts, in_doubt
-from farebox.metering.pace import Pace, Rates
+from farebox.metering.pace import PACE_STRIKE_MILLISECONDS, Pace, Rates
 from farebox.ports import Clock, Entropy, Provider, Store
 
 __all__ = [
     "BACKOFF_SECONDS_MAX",
     "EVENT_AGE_SECONDS_MAX",
     "FORBIDDEN_PAUSE_SECONDS",
+    "HALT_LOOK_MILLISECONDS",
     "LEASE_SECONDS",
     "SEND_MARGIN_SECONDS",
     "STREAM_PAUSE_SECONDS",
+    "STREAM_RETRY_SECONDS",
     "STREAM_TAKE_MAX",
     "Reporter",
     "ReporterCounts",
@@ -40,7 +43,9 @@ SEND_MARGIN_SECONDS: Final = 16  # a send is not begun when less than this is le
 EVENT_AGE_SECONDS_MAX: Final = 34 * 86_400
 BACKOFF_SECONDS_MAX: Final = 300
 FORBIDDEN_PAUSE_SECONDS: Final = 60
+HALT_LOOK_MILLISECONDS: Final = 250  # a halt that another process wrote is known before a send by then
 STREAM_PAUSE_SECONDS: Final = 3_600
+STREAM_RETRY_SECONDS: Final = 60
 STREAM_TAKE_MAX: Final = 2_000
 _RETRY_SECONDS: Final = 1
 
@@ -67,7 +72,10 @@ class _Lease:
 
 
 class Reporter:
-    """One reporter under one name (`holder`). `halted` says why it sends nothing at all, when it must not."""
+    """One reporter under one name (`holder`), for any number of threads.
+
+    `barred` says why this process alone must not send, when that is so.
+    """
 
     def __init__(
         self, store: Store, provider: Provider, clock: Clock, entropy: Entropy, rates: Rates | None = None
@@ -80,6 +88,7 @@ class Reporter:
         self._holder = entropy.token()
         self._paused_until_ms = 0
         self._stream_closed_until_ms = 0
+        self._expired_at_ms: int | None = None
         self._doubts = Doubts(store, provider, clock)
         # The rate is below Stripe's, and with a burst of a quarter also within any second. The stream's rate is less
         # than half of what Stripe takes.
@@ -87,17 +96,20 @@ class Reporter:
         streams = rates.stream_requests_per_second
         self.stream_pace = Pace(clock, entropy, max(streams, 1), streams)
         self._streams = streams > 0
-        self.halted: str | None = None
+        self.barred: str | None = None
+        self._halted: str | None = None
+        self._looked_at_ms: int | None = None
         self._short: list[Pace] = []
-        self._suspect = ""
+        self._suspects: dict[str, Settlement] = {}  # show this ledger to be a copy, and are not written down yet
         self.counts = ReporterCounts()
 
     def step(self, limit: int, run: _Run | None = None) -> int:
         """Send up to `limit` due events one by one, and more by the stream when many are due: each at most once, at
         most one for each customer and meter, no more than Stripe's limits allow by now. Returns how many were settled
         for good. `run` may do the sends side by side."""
-        self._suspect = ""
-        if self.halted is not None or self._clock.monotonic_ms() < self._paused_until_ms:
+        if self._suspects:  # another thread's, or the ledger was away when they were to be written
+            return self._settle(list(self._suspects.values()))
+        if self.look() is not None or self._clock.monotonic_ms() < self._paused_until_ms:
             self._short = []
             return 0
         single = min(limit, self.pace.available())
@@ -133,24 +145,34 @@ class Reporter:
         """How long until a fair part of what is left over may be sent; 0 when it may be now."""
         return min((pace.wait_ms() for pace in self._short), default=0)
 
-    def resume(self) -> None:
-        """Let a halted reporter go on, after a person has found out why it stopped."""
-        self.halted = None
-        self._paused_until_ms = 0
+    @property
+    def halted(self) -> str | None:
+        """Why nothing is sent at all, as far as this process knows; None while usage is reported."""
+        return self.barred or self._halted
+
+    def look(self) -> str | None:
+        """Read from the ledger whether reporting is halted. Returns what `halted` says then. StoreError."""
+        before, self._halted = self._halted, self._store.ledger().halted_reason
+        self._looked_at_ms = self._clock.monotonic_ms()
+        if self._halted is not None and before is None:
+            _log.critical("reporter_halted", reason=self._halted)
+        return self.halted
 
     def halt(self, identifier: str) -> None:
-        """No attempt of ours can have got through, so Stripe knows the event from another life of this ledger (L6)."""
-        self.halted = (
-            f"Stripe already has {identifier}, which this ledger never sent: it was restored or copied. "
-            "Nothing more is reported until that is settled."
-        )
-        _log.critical("reporter_halted", identifier=identifier, reason=self.halted)
+        """Halt every reporter of this ledger: no attempt of ours can have got through, so Stripe knows the event from
+        another life of this ledger (L6). StoreError: nothing is halted."""
+        self._store.halt_reporting(_copied(identifier), now=self._clock.now_at())
+        self.look()
 
     def _may_stream(self) -> bool:
         """Whether new events may go by the stream: not before Stripe has taken one that it looked at at once, because
         the stream does not tell at once that a ledger was restored (L6)."""
-        open_again = self._clock.monotonic_ms() >= self._stream_closed_until_ms
-        return self._streams and open_again and self.counts.outcomes[OutcomeKind.DELIVERED] > 0
+        taken_before = self.counts.outcomes[OutcomeKind.DELIVERED] > 0
+        return self._streams and taken_before and not self._stream_closed_ms()
+
+    def _stream_closed_ms(self) -> int:
+        """How long the stream stays closed after a session that failed; 0 when it may be opened."""
+        return max(self._stream_closed_until_ms - self._clock.monotonic_ms(), 0)
 
     def _jobs(self, events: Sequence[MeterEvent], lease: _Lease, done: list[Settlement]) -> list[Callable[[], None]]:
         now = self._clock.now_at()
@@ -177,16 +199,18 @@ class Reporter:
             return settled
         if not self._may_send(lease):
             return settled + [self._released(event) for event in fit]
-        if fit[0].transport is Transport.STREAM:
+        # What was in doubt is not at Stripe, whose memory of its name is gone: it begins anew, one by one.
+        if len(fit) > 1 or (fit[0].transport is Transport.STREAM and not in_doubt(fit[0], self._clock.now_at())):
             return settled + self._stream(fit, lease)
         self.pace.spend(1)
-        outcome = self._provider.send_meter_event(fit[0])
+        event = _one_by_one(fit[0])
+        outcome = self._provider.send_meter_event(event)
         self._heed(outcome, self.pace, 1)
-        return [*settled, self._concluded(fit[0], outcome)]
+        return [*settled, self._concluded(event, outcome)]
 
     def _stream(self, events: list[MeterEvent], lease: _Lease) -> list[Settlement]:
         """Send events in one request. One that Stripe refuses as a whole is halved until it names whom it means."""
-        if self._clock.monotonic_ms() < self._stream_closed_until_ms:
+        if self._stream_closed_ms():
             return [self._released(event) for event in events]
         closed = self._provider.open_stream()
         if closed is not None:
@@ -198,20 +222,32 @@ class Reporter:
         key = f"{name}_{self._entropy.token()}"
         outcome = self._provider.send_meter_events(events, idempotency_key=key)
         if outcome.unsent:
-            return self._unopened(events, outcome)
+            return self._unopened(events, outcome, expired=outcome.kind is not OutcomeKind.FORBIDDEN)
         self._heed(outcome, self.stream_pace, len(events))
         if outcome.kind in (OutcomeKind.REJECTED, OutcomeKind.DUPLICATE) and len(events) > 1:
             half = len(events) >> 1
             return [*self._report(events[:half], lease), *self._report(events[half:], lease)]
         return [self._concluded(event, outcome, key) for event in events]
 
-    def _unopened(self, events: list[MeterEvent], outcome: Outcome) -> list[Settlement]:
-        """The stream gave no session. A key that may not have one is no reason to stop: events go one by one."""
+    def _unopened(self, events: list[MeterEvent], outcome: Outcome, *, expired: bool = False) -> list[Settlement]:
+        """The stream gave no session, so it stays closed for a while. Meanwhile events go one by one.
+
+        A session that has expired is opened anew, unless the one before it expired a moment ago.
+        """
+        now_ms, before_ms = self._clock.monotonic_ms(), self._expired_at_ms
+        if expired and (
+            before_ms is None or not PACE_STRIKE_MILLISECONDS <= now_ms - before_ms < STREAM_RETRY_SECONDS * 1000
+        ):
+            self._expired_at_ms = now_ms
+            return [self._released(event, outcome.reason) for event in events]
         if outcome.kind is OutcomeKind.FORBIDDEN:
-            self._stream_closed_until_ms = self._clock.monotonic_ms() + STREAM_PAUSE_SECONDS * 1000
+            pause_seconds = STREAM_PAUSE_SECONDS
             _log.error("meter_event_stream_forbidden", reason=outcome.reason)
         else:
+            pause_seconds = min(max(STREAM_RETRY_SECONDS, outcome.retry_after_seconds), STREAM_PAUSE_SECONDS)
             self.stream_pace.slow(outcome.retry_after_seconds)
+            _log.warning("meter_event_stream_closed", seconds=pause_seconds, reason=outcome.reason)
+        self._stream_closed_until_ms = self._clock.monotonic_ms() + pause_seconds * 1000
         return [self._released(event, outcome.reason) for event in events]
 
     def _unsendable(self, event: MeterEvent) -> Settlement | None:
@@ -237,7 +273,18 @@ class Reporter:
         now_ms, now = self._clock.monotonic_ms(), self._clock.now_at()
         usable = LEASE_SECONDS - SEND_MARGIN_SECONDS
         in_time = now_ms - lease.taken_ms <= usable * 1000 and lease.taken_at <= now <= lease.taken_at + usable
-        return in_time and self.halted is None and not self._suspect and now_ms >= self._paused_until_ms
+        return in_time and now_ms >= self._paused_until_ms and not self._suspects and self._is_let()
+
+    def _is_let(self) -> bool:
+        """Whether nothing is halted, by what the ledger says now or said a moment ago. Not when it does not say."""
+        looked_at_ms = self._looked_at_ms
+        if looked_at_ms is not None and self._clock.monotonic_ms() - looked_at_ms < HALT_LOOK_MILLISECONDS:
+            return self.halted is None
+        try:
+            return self.look() is None
+        except StoreError as error:
+            _log.warning("halt_not_read", reason=str(error))
+            return False
 
     def _heed(self, outcome: Outcome, pace: Pace, events: int) -> None:
         self.counts.outcomes[outcome.kind] += events
@@ -272,8 +319,9 @@ class Reporter:
 
     def _suspected(self, event: MeterEvent, outcome: Outcome) -> Settlement:
         """Nothing more is sent until it is sure that no other reporter sent it while this one slept."""
-        self._suspect = event.identifier
-        return Settlement(event, outcome, ReportState.DOUBTFUL, event.transport)
+        found = Settlement(event, outcome, ReportState.DOUBTFUL, event.transport, halts=_copied(event.identifier))
+        self._suspects[event.identifier] = found
+        return found
 
     def _again(self, event: MeterEvent, outcome: Outcome, pause_seconds: int, key: str = "") -> Settlement:
         """Due again after a pause, under the same identifier; with a new key where Stripe saved its failure (L8)."""
@@ -283,21 +331,28 @@ class Reporter:
         return Settlement(event, outcome, ReportState.PENDING, event.transport, due_at, key)
 
     def _released(self, event: MeterEvent, reason: str = "") -> Settlement:
-        """Not sent after all, and due again soon. What was never tried before may still go either way."""
+        """Not sent after all, and due again soon. Only when an attempt before is unknown can one have got through: then
+        the way stays (L8), and what is bound to the stream is due when the stream may be opened."""
         outcome = Outcome(OutcomeKind.THROTTLED, reason or event.reason)
-        way = event.transport if event.attempts > 1 else Transport.UNCHOSEN
-        due_at = self._clock.now_at() + _RETRY_SECONDS
+        way = Transport.UNCHOSEN if event.first_unknown_at is None else event.transport
+        closed_ms = self._stream_closed_ms() if way is Transport.STREAM else 0
+        due_at = self._clock.now_at() + max(_RETRY_SECONDS, -(-closed_ms // 1000))
         return Settlement(event, outcome, ReportState.PENDING, way, due_at, zero_read_at=event.zero_read_at)
 
     def _settle(self, done: list[Settlement]) -> int:
-        """Write what came of a step, all at once. How many of it were settled for good, by us."""
+        """Write what came of a step, all at once. How many of it were settled for good, by us.
+
+        A suspect is forgotten when it is written down, with the halt, or when the attempt was no longer ours.
+        """
         if not done:
             return 0
         written = self._store.settle_meter_events(self._holder, done, now=self._clock.now_at())
         ours = [settlement for settlement in done if settlement.event.identifier in written]
-        suspect, self._suspect = self._suspect, ""
-        if suspect in written:
-            self.halt(suspect)
+        suspects = [settlement.event.identifier for settlement in done if settlement.halts]
+        if suspects:
+            self.look()
+        for identifier in suspects:
+            self._suspects.pop(identifier, None)
         delivered = [settlement.event for settlement in ours if settlement.state is ReportState.DELIVERED]
         self.counts.delivered_events += len(delivered)
         self.counts.delivered_quantity += sum(event.value for event in delivered)
@@ -311,6 +366,19 @@ class Reporter:
         """Full jitter: anything up to a ceiling that doubles."""
         ceiling = min(1 << min(attempts, 9), BACKOFF_SECONDS_MAX)
         return 1 + int.from_bytes(self._entropy.token_bytes(4), "big") % ceiling
+
+
+def _copied(identifier: str) -> str:
+    return (
+        f"Stripe already has {identifier}, which this ledger never sent: it was restored or copied. "
+        "Nothing more is reported until that is settled."
+    )
+
+
+def _one_by_one(event: MeterEvent) -> MeterEvent:
+    """The event as it is sent alone: under a key of its own, where a request of the stream left it the request's."""
+    own = event.idempotency_key.startswith(event.identifier)
+    return replace(event, transport=Transport.EVENT, idempotency_key=event.idempotency_key if own else event.identifier)
 
 
 def _alone(event: MeterEvent) -> bool:

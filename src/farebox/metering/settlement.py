@@ -95,6 +95,8 @@ class Settlement:
         """Usage that is not at Stripe yet. Seals and sends, beside the processes that do so anyway."""
         self._sealer.step(hard=True, account_ids=(account.id,))
         self._reporter.step(_SEND_EVENTS)
+        if self._reporter.halted is not None:  # until a person clears it: waiting helps nothing
+            raise SettlementMissed(f"Nothing was changed, because reporting is halted. {self._reporter.halted}")
         for state in (ReportState.PENDING, ReportState.SENDING):
             if self._store.meter_events(account.id, state=state, limit=1):
                 return f"meter events of {account.id} have not reached Stripe"
@@ -102,7 +104,7 @@ class Settlement:
         for state in (ReportState.REJECTED, ReportState.DOUBTFUL):
             if any(event.timestamp >= since for event in self._store.meter_events(account.id, state=state)):
                 return f"meter events are parked: `farebox usage {account.id} --events --state {state}` says why"
-        return self._reporter.halted or ""
+        return ""
 
     def _freshness(self, account: Account) -> str:
         """Usage of this moment: Stripe bills up to the second in which the change is made, without that second."""

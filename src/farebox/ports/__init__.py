@@ -18,7 +18,7 @@ from farebox.ports.provider import (
     StoredPrice,
     StoredProduct,
 )
-from farebox.ports.reconciling import ReconcilingStore
+from farebox.ports.reconciling import PeriodEnd, ReconcilingStore
 from farebox.ports.reports import ReportBacklog, ReportStore, ReportSummary
 from farebox.ports.spool import Spool, SpooledBatch, SpoolFolder, SpoolSummary
 from farebox.ports.store import Changes, Durability, Ledger, Store, WriterState
@@ -36,6 +36,7 @@ __all__ = [
     "Invoice",
     "Ledger",
     "Offer",
+    "PeriodEnd",
     "PortalState",
     "PresenceStore",
     "ProcessRow",

@@ -1,7 +1,7 @@
 """The part of the Store that knows whether the money is right: billing periods, corrections, and who did what."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from farebox.domain.audit import AuditEntry
 from farebox.domain.balance import Balance
@@ -13,7 +13,14 @@ from farebox.domain.restoring import Share
 from farebox.domain.simulation import UsedPeriod
 from farebox.domain.usage import Period
 
-__all__ = ["ReconcilingStore"]
+__all__ = ["PeriodEnd", "ReconcilingStore"]
+
+
+class PeriodEnd(NamedTuple):
+    """When a period of an account ends. In order of time, and of accounts at one time."""
+
+    at: int
+    account_id: str
 
 
 class ReconcilingStore(Protocol):
@@ -23,8 +30,9 @@ class ReconcilingStore(Protocol):
         """The account's periods that end after `since`, in order of time."""
         ...
 
-    def accounts_with_period_end(self, after: int, until: int) -> list[str]:
-        """Accounts that have a known period which ends in (after, until]."""
+    def period_ends(self, after: PeriodEnd, until: int, *, limit: int) -> list[PeriodEnd]:
+        """The first so many ends of known periods that come after `after` and not after the time `until`, in order of
+        time and account."""
         ...
 
     def used_periods(

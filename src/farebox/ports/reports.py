@@ -62,13 +62,14 @@ class ReportStore(Protocol):
         """Move due events to sending under a lease: at most one per customer and meter, and none for a customer and
         meter or a cell that has one in flight. An event whose lease ran out comes again, counted as an unknown
         attempt. At most `limit` that go one by one and `stream_limit` that go by the stream; those that have no way
-        yet get one: the stream when STREAM_EVENTS_MIN or more of them are due and `fresh_by_stream` allows it.
+        yet get one: the stream when STREAM_EVENTS_MIN or more of them are due and `fresh_by_stream` allows it. None
+        while reporting is halted.
         """
         ...
 
     def settle_meter_events(self, holder: str, settlements: Sequence[Settlement], *, now: int) -> set[str]:
-        """Write what came of attempts whose lease `holder` still has. The identifiers that were settled; nothing is
-        written for the others."""
+        """Write what came of attempts whose lease `holder` still has, and halt reporting when one of them says so. The
+        identifiers that were settled; nothing is written for the others."""
         ...
 
     def meter_events(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from farebox.domain.audit import AuditEntry
 from farebox.domain.usage import Batch, UsageLine
 from farebox.ports.accounts import AccountStore
 from farebox.ports.presence import PresenceStore
@@ -18,13 +19,16 @@ __all__ = ["Changes", "Durability", "Ledger", "Store", "WriterState"]
 class Ledger:
     """Who this database is.
 
-    `provider_account` and `livemode` are bound at the first start and checked at each later one.
+    `provider_account` and `livemode` are bound at the first start and checked at each later one. `halted_reason` says
+    why no process reports usage any more, since `halted_at`; None while usage is reported.
     """
 
     id: str
     created_at: int
     provider_account: str | None
     livemode: bool | None
+    halted_reason: str | None = None
+    halted_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,16 @@ class Store(AccountStore, ReportStore, ReconcilingStore, PresenceStore, Protocol
     def ledger(self) -> Ledger: ...
     def bind_ledger(self, provider_account: str, livemode: bool) -> Ledger:
         """Bind an unbound ledger; StoreUnusable when it is bound to another account or mode."""
+        ...
+
+    def halt_reporting(self, reason: str, *, now: int) -> bool:
+        """Stop every process from reporting usage, across restarts, until a person resumes it. False when it was halted
+        already: the first reason stays.
+        """
+        ...
+
+    def resume_reporting(self, *, audit: AuditEntry) -> str | None:
+        """End the halt, with an entry in the audit log. Returns the halt's reason, None when there was no halt."""
         ...
 
     def changes(self, epoch: str, after: int) -> Changes: ...

@@ -75,14 +75,14 @@ class ParkedTables:
             for start in range(0, len(identifiers), _CHUNK):
                 chunk = identifiers[start : start + _CHUNK]
                 query = sa.select(*EVENT_COLUMNS).where(m.identifier.in_(chunk), t.IS_PARKED)
-                moved += [event_of(row) for row in connection.execute(query.order_by(m.identifier))]
+                moved += [event_of(row) for row in connection.execute(query.order_by(m.identifier).with_for_update())]
             for event in moved:
                 late = event.reason.startswith(REFUSED_LATE)
                 forgotten_at = (event.settled_at or now) + IDENTIFIER_KEPT_SECONDS
                 unknown = late or event.state is ReportState.DOUBTFUL
                 connection.execute(
                     sa.update(t.meter_events)
-                    .where(m.identifier == event.identifier, t.IS_PARKED)
+                    .where(m.identifier == event.identifier)  # alone: PostgreSQL would read all that is parked
                     .values(
                         state="pending",
                         settled_at=None,

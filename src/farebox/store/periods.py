@@ -23,6 +23,7 @@ from farebox.domain.periods import (
 )
 from farebox.domain.simulation import UsedPeriod
 from farebox.domain.usage import BUCKET_SECONDS, Period
+from farebox.ports import PeriodEnd
 from farebox.store import tables as t
 from farebox.store.corrections import lock_account
 from farebox.store.engine import Database, rerun, upsert
@@ -52,11 +53,12 @@ class PeriodTables:
         with self._database.read() as connection:
             return _periods(connection, account_id, since)
 
-    def accounts_with_period_end(self, after: int, until: int) -> list[str]:
+    def period_ends(self, after: PeriodEnd, until: int, *, limit: int) -> list[PeriodEnd]:
         p = t.periods.c
-        query = sa.select(p.account_id).distinct().where(p.end > after, p.end <= until).order_by(p.account_id)
+        later = sa.tuple_(p.end, p.account_id) > sa.tuple_(sa.literal(after.at), sa.literal(after.account_id))
+        query = sa.select(p.end, p.account_id).where(later, p.end <= until).order_by(p.end, p.account_id).limit(limit)
         with self._database.read() as connection:
-            return list(connection.execute(query).scalars())
+            return [PeriodEnd(*row) for row in connection.execute(query)]
 
     def periods_to_look_at(self, *, now: int, limit: int) -> list[BillingPeriod]:
         p = t.periods.c

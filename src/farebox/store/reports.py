@@ -25,15 +25,19 @@ __all__ = ["IS_OF_USAGE", "ReportTables", "in_closed_period"]
 
 IS_OF_USAGE = t.meter_events.c.kind.not_in(("adjustment", "void"))  # a correction is no part of what is sealed (L11)
 _CHUNK = 200
+_OPEN = (ReportState.PENDING, ReportState.SENDING)
+_PARKED = (ReportState.REJECTED, ReportState.DOUBTFUL)
 _SEALING = 1  # turn of `one_at_a_time`
 
 
 def in_closed_period(account_id: Any, bucket_start: Any) -> Any:
-    """Whether the invoice of the period that holds the bucket is finalized."""
+    """Whether the invoice of the period that holds the bucket is finalized.
+
+    Not an EXISTS, of which PostgreSQL would make a join that reads all periods there are.
+    """
     p = t.periods.c
-    return sa.exists().where(
-        p.account_id == account_id, p.start <= bucket_start, p.end > bucket_start, p.finalized_at.is_not(None)
-    )
+    inside = (p.account_id == account_id) & (p.start <= bucket_start) & (p.end > bucket_start)
+    return sa.select(sa.func.max(p.finalized_at)).where(inside).scalar_subquery().is_not(None)
 
 
 _CLEAR = (
@@ -109,14 +113,13 @@ class ReportTables:
     def meter_events(
         self, account_id: str | None = None, *, state: ReportState | None = None, limit: int = 100
     ) -> list[MeterEvent]:
-        m = t.meter_events.c
-        query = sa.select(*EVENT_COLUMNS).order_by(m.created_at.desc(), m.identifier).limit(limit)
-        if account_id is not None:
-            query = query.where(m.account_id == account_id)
-        if state is not None:
-            query = query.where(m.state == state)
         with self._database.read() as connection:
-            return [event_of(row) for row in connection.execute(query)]
+            if account_id is None or state in (*_OPEN, *_PARKED):
+                queries = [_newest(account_id, state)]
+            else:
+                queries = [_newest_of(account_id, meter, state) for meter in _meters(connection, account_id)]
+            rows = [row for query in queries for row in connection.execute(query.limit(limit))]
+        return sorted((event_of(row) for row in rows), key=lambda e: (-e.created_at, e.identifier))[:limit]
 
     def report_summary(self, account_id: str | None = None) -> ReportSummary:
         m, u = t.meter_events.c, t.usage.c
@@ -140,6 +143,40 @@ class ReportTables:
 _Bucket = tuple[str, str, int]
 
 
+def _newest(account_id: str | None, state: ReportState | None) -> Any:
+    """Meter events, those made last first. What is open or parked has an index with nothing else in it."""
+    m = t.meter_events.c
+    query = sa.select(*EVENT_COLUMNS).order_by(m.created_at.desc(), m.identifier)
+    if account_id is not None:
+        # By the customer, whom the index of open events begins with.
+        a = t.accounts.c
+        query = query.where(m.customer_id == sa.select(a.customer_id).where(a.id == account_id).scalar_subquery())
+    if state in _OPEN:
+        query = query.where(t.IS_OPEN)
+    if state in _PARKED:
+        query = query.where(t.IS_PARKED)
+    return query if state is None else query.where(m.state == state)
+
+
+def _newest_of(account_id: str, meter: str, state: ReportState | None) -> Any:
+    """Meter events of an account and meter, those used last first: in the order of the index, to read no more."""
+    m = t.meter_events.c
+    query = sa.select(*EVENT_COLUMNS).where(m.account_id == account_id, m.meter == meter)
+    query = query.order_by(m.bucket_start.desc(), m.sequence.desc())
+    return query if state is None else query.where(m.state == state)
+
+
+def _meters(connection: Connection, account_id: str) -> list[str]:
+    """The meters of an account's events, one step in the index for each."""
+    m = t.meter_events.c
+    first = sa.select(sa.func.min(m.meter).label("meter")).where(m.account_id == account_id)
+    meters = first.cte("meters", recursive=True)
+    after = sa.select(sa.func.min(m.meter)).where(m.account_id == account_id, m.meter > meters.c.meter)
+    steps = sa.select(after.scalar_subquery()).where(meters.c.meter.is_not(None))
+    query = sa.select(meters.union_all(steps).c.meter)
+    return [row[0] for row in connection.execute(query) if row[0] is not None]
+
+
 def _due_buckets(
     connection: Connection, now: int, before: int | None, hard: bool, account_ids: Collection[str] | None
 ) -> list[_Bucket]:
@@ -149,25 +186,16 @@ def _due_buckets(
     still on its way: wait for it, so that what cannot be sent fast enough becomes fewer and larger events.
     Of a period whose invoice is finalized: never, that is billed as an invoice item (L10).
     """
-    u, a, m = t.usage.c, t.accounts.c, t.meter_events.c
-    query = (
-        sa.select(u.account_id, u.meter, u.bucket_start)
-        .distinct()
-        .select_from(t.usage.join(t.accounts, a.id == u.account_id))
-        .where(t.IS_DIRTY, a.customer_id.is_not(None), ~in_closed_period(u.account_id, u.bucket_start))
-    )
-    if before is not None:
-        query = query.where(u.bucket_start < before)
-    if account_ids is not None:
-        query = query.where(u.account_id.in_(account_ids))
-    due: list[_Bucket] = [(row[0], row[1], row[2]) for row in connection.execute(query)]
+    due = _with_hint(connection, before, account_ids)
     if hard or not due:
         return due
-    recent = sa.select(m.account_id, m.meter).where(m.created_at > now - SEAL_INTERVAL_SECONDS).distinct()
+    m = t.meter_events.c
+    # None of these is DISTINCT: SQLite would read all meter events there are to have each pair once.
+    recent = sa.select(m.account_id, m.meter).where(m.created_at > now - SEAL_INTERVAL_SECONDS)
     sealed_lately = {(row[0], row[1]) for row in connection.execute(recent)}
     # What is in doubt waits for hours (L9), and new usage does not wait with it.
     soon = m.first_unknown_at.is_(None) | (m.first_unknown_at >= now - DOUBT_AFTER_SECONDS)
-    waiting = sa.select(m.account_id, m.meter).where(t.IS_OPEN, soon).distinct()
+    waiting = sa.select(m.account_id, m.meter).where(t.IS_OPEN, soon)
     on_their_way = {(row[0], row[1]) for row in connection.execute(waiting)}
     latest: dict[tuple[str, str], int] = {}
     for account_id, meter, start in due:
@@ -184,6 +212,29 @@ def _due_buckets(
     ]
 
 
+def _with_hint(connection: Connection, before: int | None, account_ids: Collection[str] | None) -> list[_Bucket]:
+    """Buckets with a hint that may be sealed. Account and period are looked up bucket by bucket, by conditions that
+    PostgreSQL cannot turn into joins: there are many more accounts and periods than hints."""
+    u = t.usage.c
+    dirty = sa.select(u.account_id, u.meter, u.bucket_start).where(t.IS_DIRTY).distinct()
+    if before is not None:
+        dirty = dirty.where(u.bucket_start < before)
+    names = sorted(account_ids) if account_ids is not None else []
+    chunks = [dirty.where(u.account_id.in_(names[i : i + _CHUNK])) for i in range(0, len(names), _CHUNK)]
+    found: list[_Bucket] = []
+    for chunk in chunks if account_ids is not None else [dirty]:
+        b = chunk.cte("bucket").prefix_with("MATERIALIZED", dialect="postgresql").c
+        query = sa.select(b.account_id, b.meter, b.bucket_start).where(
+            _customer_of(b.account_id).is_not(None), ~in_closed_period(b.account_id, b.bucket_start)
+        )
+        found += [(row[0], row[1], row[2]) for row in connection.execute(query)]
+    return found
+
+
+def _customer_of(account_id: Any) -> Any:
+    return sa.select(t.accounts.c.customer_id).where(t.accounts.c.id == account_id).scalar_subquery()
+
+
 def _clear_hints(connection: Connection, due: list[_Bucket]) -> None:
     """Before the totals are read: an increment that comes in between sets its hint again and is looked at next time."""
     clear = _CLEAR_FREE if connection.dialect.name == "postgresql" else _CLEAR
@@ -192,7 +243,7 @@ def _clear_hints(connection: Connection, due: list[_Bucket]) -> None:
 
 def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
     """L5: total, already sealed and next sequence of each bucket, in one statement."""
-    u, m, a = t.usage.c, t.meter_events.c, t.accounts.c
+    u, m = t.usage.c, t.meter_events.c
     columns = (sa.column("account_id", sa.String), sa.column("meter", sa.String), sa.column("start", sa.BigInteger))
     asked = sa.values(*columns, name="asked").data(due).cte("asked").c
     used = (u.account_id == asked.account_id) & (u.meter == asked.meter) & (u.bucket_start == asked.start)
@@ -203,7 +254,7 @@ def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
     rows = connection.execute(
         sa.select(
             asked.account_id,
-            a.customer_id,
+            _customer_of(asked.account_id),
             asked.meter,
             asked.start,
             sa.select(sa.func.sum(u.quantity)).where(used).scalar_subquery(),
@@ -213,7 +264,7 @@ def _differences(connection: Connection, due: list[_Bucket]) -> list[Unsealed]:
             sa.select(sa.func.min(p.end)).where(period).scalar_subquery(),
             sa.select(sa.func.min(p.start)).where(later).scalar_subquery(),
         )
-        .where(a.id == asked.account_id, ~in_closed_period(asked.account_id, asked.start))
+        .where(_customer_of(asked.account_id).is_not(None), ~in_closed_period(asked.account_id, asked.start))
         .order_by(asked.account_id, asked.meter, asked.start)
     ).all()
     found: list[Unsealed] = []

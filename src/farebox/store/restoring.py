@@ -13,6 +13,7 @@ from farebox.store import tables as t
 from farebox.store.audit import write_audit
 from farebox.store.corrections import lock_account, next_event
 from farebox.store.engine import Database, insert_new, rerun, upsert
+from farebox.store.halting import clear_halt
 from farebox.store.reports import IS_OF_USAGE
 
 __all__ = ["RestoringTables"]
@@ -111,6 +112,7 @@ class RestoringTables:
         with self._database.write() as connection:
             connection.execute(sa.update(t.writers).values(state="closed"))
             connection.execute(sa.update(t.ledger).values(id=ledger_id))
+            clear_halt(connection)
             connection.execute(sa.delete(t.feed))
             connection.execute(sa.update(t.feed_head).values(epoch=epoch))
             connection.execute(sa.delete(t.differences))

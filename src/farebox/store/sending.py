@@ -18,6 +18,7 @@ from farebox.domain.reports import (
 )
 from farebox.store import tables as t
 from farebox.store.engine import Database, one_at_a_time, rerun
+from farebox.store.halting import NOT_HALTED, write_halt
 
 __all__ = ["EVENT_COLUMNS", "SendingTables", "event_of"]
 
@@ -27,12 +28,18 @@ _STATE, _TRANSPORT = _NAMES.index("state"), _NAMES.index("transport")
 _OPEN = ("pending", "sending")
 _TAKING = 2  # turn of `one_at_a_time`
 _TURNS = 4  # of one customer's events, looked at in a round: none of them keeps the others waiting
+_CHUNK = 500  # identifiers named in one statement
+# Both updates find their row by its identifier alone. Their other conditions must not imply the condition of a partial
+# index: PostgreSQL, with statistics of a time when nothing was open, would read all of that index for each row.
+_IS_NOT_SETTLED = sa.text("meter_events.state NOT IN ('delivered', 'rejected', 'doubtful', 'withdrawn')")
 _TAKE = (
     sa.update(t.meter_events)
     .where(
         t.meter_events.c.identifier == sa.bindparam("of"),
         t.meter_events.c.attempts == sa.bindparam("before"),
-        t.IS_OPEN,
+        t.meter_events.c.lease_end == sa.bindparam("lease_before"),
+        _IS_NOT_SETTLED,
+        NOT_HALTED,
     )
     .values(
         state="sending",
@@ -43,8 +50,7 @@ _SETTLE = (
     sa.update(t.meter_events)
     .where(
         t.meter_events.c.identifier == sa.bindparam("of"),
-        t.meter_events.c.state == "sending",
-        t.meter_events.c.holder == sa.bindparam("by"),
+        t.meter_events.c.holder == sa.bindparam("by"),  # nobody's, unless it is being sent
         t.meter_events.c.attempts == sa.bindparam("attempt"),
     )
     .values(
@@ -93,21 +99,33 @@ class SendingTables:
             one_at_a_time(connection, _TAKING)
             alone = _alone(due, _unproven(connection), now, most)
             chosen = _ways(alone, limit, stream_limit, fresh_by_stream=fresh_by_stream)
-            taken = [_in_sending(event, end, lease_seconds) for event, end in chosen]
+            taken = [(_in_sending(event, end, lease_seconds), end) for event, end in chosen]
             return _leased(connection, taken, holder, now + lease_seconds)
 
     @rerun
     def settle_meter_events(self, holder: str, settlements: Sequence[Settlement], *, now: int) -> set[str]:
-        m = t.meter_events.c
-        held = sa.select(m.identifier, m.attempts).where(t.IS_UNPROVEN, m.state == "sending", m.holder == holder)
-        locked = held.order_by(m.identifier).with_for_update()
+        names = sorted(settlement.event.identifier for settlement in settlements)
         with self._database.write() as connection:
-            attempts = {row.identifier: row.attempts for row in connection.execute(locked)}
+            attempts = _held_attempts(connection, holder, names)
             ours = [s for s in settlements if attempts.get(s.event.identifier) == s.event.attempts]
             if ours:
                 rows = [_settled(settlement, holder, now) for settlement in ours]
                 connection.execute(_SETTLE, sorted(rows, key=lambda row: str(row["of"])))
+            for reason in (settlement.halts for settlement in ours if settlement.halts):
+                write_halt(connection, reason, now)
         return {settlement.event.identifier for settlement in ours}
+
+
+def _held_attempts(connection: Connection, holder: str, identifiers: Sequence[str]) -> dict[str, int]:
+    """The attempts of those events that the holder has, locked until the transaction ends."""
+    m = t.meter_events.c
+    found: dict[str, int] = {}
+    for start in range(0, len(identifiers), _CHUNK):
+        chunk = identifiers[start : start + _CHUNK]
+        # Not sorted: SQLite would read all meter events there are in the order of their identifiers.
+        query = sa.select(m.identifier, m.attempts).where(m.identifier.in_(chunk), m.holder == holder)
+        found |= {row.identifier: row.attempts for row in connection.execute(query.with_for_update())}
+    return found
 
 
 _Due = list[tuple[MeterEvent, int]]  # events with the end of their last lease
@@ -134,29 +152,37 @@ def _due_events(connection: Connection, now: int, limit: int) -> _Due:
 
 def _unproven(connection: Connection) -> Sequence[Any]:
     m = t.meter_events.c
-    columns = (m.customer_id, m.event_name, m.timestamp, m.identifier, m.state, m.lease_end)
+    cell, place = (m.customer_id, m.event_name, m.timestamp), (m.bucket_start, m.sequence, m.identifier)
+    columns = (*cell, *place, m.state, m.lease_end)
     return connection.execute(sa.select(*columns).where(t.IS_UNPROVEN)).all()
 
 
 def _alone(due: _Due, unproven: Sequence[Any], now: int, limit: int) -> _Due:
-    """At most `limit` of each way, and as many that have none yet: one for each customer and meter, and none beside
-    one in flight or in the cell of another that is unproven (L7, L8)."""
+    """At most `limit` of each way, and as many that have none yet: one for each customer and meter, and none beside one
+    in flight (L8). In the cell of another that is unproven an event waits (L7), unless it is unproven itself and is the
+    first of them: two that are both unproven would wait for each other for ever."""
     busy = {(row.customer_id, row.event_name) for row in unproven if row.state == "sending" and row.lease_end > now}
-    cells: dict[tuple[str, str, int], set[str]] = {}
+    first: dict[tuple[str, str, int], tuple[int, int, str]] = {}
     for row in unproven:
-        cells.setdefault((row.customer_id, row.event_name, row.timestamp // CELL_SECONDS), set()).add(row.identifier)
+        cell, place = (row.customer_id, row.event_name, row.timestamp // CELL_SECONDS), _place(row)
+        first[cell] = min(place, first.get(cell, place))
     counts = dict.fromkeys(Transport, 0)
     found: _Due = []
     for event, lease_end in due:
         serial = (event.customer_id, event.event_name)
         if serial in busy or counts[event.transport] >= limit:
             continue
-        if cells.get((*serial, event.cell), set()) - {event.identifier}:
+        if first.get((*serial, event.cell), _place(event)) != _place(event):
             continue
         busy.add(serial)
         counts[event.transport] += 1
         found.append((event, lease_end))
     return found
+
+
+def _place(event: Any) -> tuple[int, int, str]:
+    """Where an event stands among those of its customer and meter."""
+    return event.bucket_start, event.sequence, event.identifier
 
 
 def _ways(due: _Due, limit: int, stream_limit: int, *, fresh_by_stream: bool) -> _Due:
@@ -184,25 +210,25 @@ def _in_sending(event: MeterEvent, lease_end: int, lease_seconds: int) -> MeterE
     )
 
 
-def _leased(connection: Connection, events: list[MeterEvent], holder: str, lease_end: int) -> list[MeterEvent]:
-    """Those that were still as they had been read, now in sending."""
+def _leased(connection: Connection, due: _Due, holder: str, lease_end: int) -> list[MeterEvent]:
+    """Those that were still as they had been read, now in sending. None once reporting is halted."""
+    events = [event for event, _ in due]
     rows = [
         {
             "of": event.identifier,
             "before": event.attempts - 1,
+            "lease_before": lease_before,
             "attempts": event.attempts,
             "first_unknown_at": event.first_unknown_at,
             "transport": event.transport,
             "holder": holder,
             "lease_end": lease_end,
         }
-        for event in sorted(events, key=lambda event: event.identifier)
+        for event, lease_before in sorted(due, key=lambda pair: pair[0].identifier)
     ]
     if not rows or connection.execute(_TAKE, rows).rowcount == len(rows):
         return events
-    m = t.meter_events.c
-    held = sa.select(m.identifier, m.attempts).where(t.IS_UNPROVEN, m.state == "sending", m.holder == holder)
-    attempts = {row.identifier: row.attempts for row in connection.execute(held)}
+    attempts = _held_attempts(connection, holder, sorted(event.identifier for event in events))
     return [event for event in events if attempts.get(event.identifier) == event.attempts]
 
 

@@ -15,6 +15,7 @@ from farebox.store.audit import AuditTables
 from farebox.store.corrections import CorrectionTables
 from farebox.store.engine import Database, insert_new
 from farebox.store.feed import FeedTables
+from farebox.store.halting import HaltingTables
 from farebox.store.inbox import InboxTables
 from farebox.store.late import LateTables
 from farebox.store.late_items import LateItemTables
@@ -36,6 +37,7 @@ MEMORY_URL: Final = "sqlite://"
 class SqlStore(
     UsageTables,
     FeedTables,
+    HaltingTables,
     AccountTables,
     InboxTables,
     SendingTables,
@@ -88,7 +90,8 @@ class SqlStore(
     def ledger(self) -> Ledger:
         c = t.ledger.c
         with self._database.read() as connection:
-            return Ledger(*connection.execute(sa.select(c.id, c.created_at, c.provider_account, c.livemode)).one())
+            columns = (c.id, c.created_at, c.provider_account, c.livemode, c.halted_reason, c.halted_at)
+            return Ledger(*connection.execute(sa.select(*columns)).one())
 
     def bind_ledger(self, provider_account: str, livemode: bool) -> Ledger:
         c = t.ledger.c

@@ -55,6 +55,8 @@ ledger = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("provider_account", String(64)),
     Column("livemode", Boolean),
+    Column("halted_reason", Text),  # why no process reports anything any more, until a person clears it (L6)
+    Column("halted_at", BigInteger),
 )
 
 feed_head = Table(
@@ -232,7 +234,7 @@ meter_events = Table(
     Column("holder", String(64), nullable=False),
     Column("lease_end", BigInteger, nullable=False),
     Column("kind", String(16), nullable=False, server_default="usage"),  # usage, adjustment, restored, void
-    Column("transport", String(16), nullable=False, server_default=""),  # chosen at the first attempt, then kept (L8)
+    Column("transport", String(16), nullable=False, server_default=""),  # kept once a send may have got through (L8)
     Column("zero_read_at", BigInteger),  # when a doubtful event's cell was first read as zero (L9)
     UniqueConstraint("account_id", "meter", "bucket_start", "sequence"),
 )
@@ -300,7 +302,7 @@ periods = Table(
     Column("trial", Boolean, nullable=False, server_default=false()),
     Column("next_look_at", BigInteger),  # when to look for its invoices; None: no more
 )
-Index("periods_end", periods.c.end)
+Index("periods_end", periods.c.end, periods.c.account_id)
 Index(
     "periods_look",
     periods.c.next_look_at,

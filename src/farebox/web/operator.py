@@ -20,7 +20,8 @@ Readiness = Literal["ready", "degraded", "not ready"]
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """`ready` says whether calls would be let in; "degraded": they are, although the ledger is away.
+    """`ready` says whether calls would be let in; "degraded": they are, although the ledger is away or nothing is
+    reported to Stripe.
 
     Without a `token` the metrics stay closed.
     """

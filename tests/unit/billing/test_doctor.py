@@ -117,6 +117,7 @@ def test_a_healthy_house(patient: Patient) -> None:
         "event destination",
         "portal",
         "key peppers",
+        "reporting",
         "reports",
         "inbox",
     }
@@ -202,6 +203,16 @@ def test_usage_that_waits_too_long(patient: Patient) -> None:
     assert patient.examine()["reports"].status == "ok"
     patient.clock.at += 1
     assert patient.examine()["reports"].status == "warn"
+
+
+def test_a_halt(patient: Patient) -> None:
+    """A halt of reporting fails the check, with its reason, its age and what ends it, whatever process noticed it."""
+    assert patient.examine()["reporting"].status == "ok"
+    patient.store.halt_reporting("It was restored.", now=START)
+    patient.clock.at = START + 7_200
+    found = patient.examine()["reporting"]
+    assert (found.status, found.detail) == ("fail", "halted for 2 hours: It was restored.")
+    assert "--after-restore" in found.advice
 
 
 def test_parked_meter_events(patient: Patient) -> None:

@@ -1,17 +1,19 @@
 """A period's end: the last second's usage is on its invoice, whatever the clock does and although Stripe is away."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import pytest
 from structlog.testing import capture_logs
-from tests.shop import START_AT, Shop, open_shop
+from tests.shop import START_AT, Shop, open_shop, signed
 
 from farebox.billing.claim import Claimed
 from farebox.billing.inbox import refresh_account
 from farebox.domain.reports import ReportState
 from farebox.domain.usage import Increment, Period, bucket_start
+from farebox.errors import StoreUnavailable
 from farebox.metering.sealer import EDGE_BACK_SECONDS, EDGE_SECONDS
 
 DAY: Final = 86_400
@@ -135,6 +137,76 @@ def test_a_restart_at_the_end(shop: Shop) -> None:
     shop.call(claimed.key, 4)
     shop.clock.pass_seconds(EDGE_BACK_SECONDS)
     assert report_edge(shop) == 1
+
+
+def test_more_accounts_than_a_page(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Periods that end together are sealed page by page; a page that fails is the next one again (I5)."""
+    monkeypatch.setattr("farebox.metering.sealer.EDGE_ACCOUNTS_MAX", 2)
+    buyers = [shop.buy() for _ in range(5)]
+    period = period_of(shop, buyers[0])
+    shop.sandbox.advance(period.end - 1)
+    for buyer in buyers:
+        shop.call(buyer.key, 1)
+    shop.clock.pass_seconds(1)
+    sealer = shop.runtime.background.sealer
+    assert (sealer.edge(), sealer.edge_left) == (2, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.store, "seal", away)
+        with pytest.raises(StoreUnavailable):
+            sealer.edge()
+    assert [sealer.edge(), sealer.edge_left, sealer.edge(), sealer.edge_left] == [2, True, 1, False]
+    assert sum_of_events(shop) == 5
+
+
+def test_a_seal_that_fails_keeps_nothing_from_being_sent(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sealed already goes out although no more can be sealed (I5)."""
+    buyer = shop.buy()
+    shop.call(buyer.key, 3)
+    background = shop.runtime.background
+    background.sealer.step(hard=True)
+    background._roles.renew()
+    monkeypatch.setattr(shop.store, "seal", away)
+    monkeypatch.setattr(shop.store, "period_ends", away)
+    background.report_period_end(buyer.account_id)
+    background._report_step()
+    assert at_stripe(shop, buyer) == 3
+    monkeypatch.undo()
+    shop.call(buyer.key, 4)
+    background._report_step()
+    assert at_stripe(shop, buyer) == 7, "the account whose period ended is sealed as soon as that is possible"
+
+
+def away(*_: Any, **__: Any) -> NoReturn:
+    raise StoreUnavailable
+
+
+def test_a_webhook_of_a_period_seals_its_account_alone(shop: Shop) -> None:
+    """`invoice.created` seals hard the usage of its own customer, and nothing for customers whom Farebox does not know
+    (I16, L5)."""
+    buyers = [shop.buy() for _ in range(3)]
+    background = shop.runtime.background
+    background._roles.renew()
+    for buyer in buyers:
+        shop.call(buyer.key)
+    background._report_step()
+    before = len(shop.store.meter_events())
+    for n, customer in enumerate(("cus_of_another_product", shop.account(buyers[1]).customer_id)):
+        shop.clock.pass_seconds(1)
+        for buyer in buyers:
+            shop.call(buyer.key)
+        tell_of_an_invoice(shop, f"evt_{n}", str(customer))
+        background._report_step()
+    made = shop.store.meter_events()[: len(shop.store.meter_events()) - before]
+    assert {event.account_id for event in made} == {buyers[1].account_id}
+    assert len(made) == 1
+
+
+def tell_of_an_invoice(shop: Shop, event_id: str, customer: str) -> None:
+    invoice = {"id": f"in_{event_id}", "object": "invoice", "customer": customer}
+    document = {"id": event_id, "object": "event", "type": "invoice.created", "created": shop.clock.now_at()}
+    body = json.dumps({**document, "livemode": False, "data": {"object": invoice}}).encode()
+    headers = {"Stripe-Signature": signed(body, shop.clock.system_at())}
+    assert shop.client.post("/billing/webhook", content=body, headers=headers).status_code == 200
 
 
 def test_a_boundary_that_was_learned_late(shop: Shop) -> None:

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.reporting import AT, HOUR, Died, Scripted, Town
 
+from farebox.domain.audit import AuditEntry
 from farebox.domain.reports import Outcome, OutcomeKind, ReportState
 from farebox.errors import StoreUnavailable
 from farebox.metering.reporter import BACKOFF_SECONDS_MAX, EVENT_AGE_SECONDS_MAX
@@ -84,7 +85,8 @@ def test_a_duplicate_at_first_sight_halts(told: tuple[Town, Scripted]) -> None:
     town.clock.pass_seconds(HOUR)
     assert (town.reporter.step(10), len(provider.sent)) == (0, 1)
     assert town.states == [State.DOUBTFUL, State.PENDING, State.PENDING]
-    town.reporter.resume()
+    entry = AuditEntry("audit_1", town.clock.now_at(), "ada", "usage.resume", "ledger")
+    assert town.store.resume_reporting(audit=entry) == town.reporter.halted
     assert (town.reporter.step(10), town.reporter.step(10), len(provider.sent)) == (2, 0, 3)
 
 

@@ -7,7 +7,7 @@ from tests.reporting import HOUR, STREAM_PATH, Scripted, Town
 
 from farebox.domain.reports import STREAM_EVENTS_MIN, MeterEvent, Outcome, OutcomeKind, ReportState, Transport
 from farebox.metering.pace import Rates
-from farebox.metering.reporter import STREAM_PAUSE_SECONDS
+from farebox.metering.reporter import STREAM_PAUSE_SECONDS, STREAM_RETRY_SECONDS
 
 BUYERS = 250
 STREAM = f"POST {STREAM_PATH}"
@@ -116,6 +116,62 @@ def test_no_session(town: Town, status: int) -> None:
     town.clock.pass_seconds(STREAM_PAUSE_SECONDS)
     town.drain()
     assert (town.wire.total, town.wire.asked[STREAM] > 0) == (town.used, True)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_sessions_fail(town: Town, status: int) -> None:
+    """While only the sessions fail, usage goes one by one, and the stream is tried again after a minute (I5)."""
+    town.wire.sandbox.faults.add({"path": "/v2/billing/meter_event_session", "status": status, "count": 10**6})
+    for _ in range(STREAM_RETRY_SECONDS - 1):
+        town.step()
+        town.clock.pass_seconds(1)
+    assert (town.wire.asked[SESSION], town.wire.asked[STREAM]) == (1, 0)
+    town.drain()
+    assert (town.wire.total, {e.transport for e in town.events}) == (town.used, {Transport.EVENT})
+    town.wire.sandbox.faults.clear()
+    town.clock.pass_seconds(HOUR)
+    town.use_all(BUYERS)
+    town.sealer.step(hard=True)
+    town.drain()
+    assert (town.wire.total, town.wire.asked[STREAM] > 0) == (town.used, True)
+
+
+def test_being_taken_binds_nothing(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken for the stream again and again, and never sent, goes one by one when the key may not open it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(town.reporter, "_may_send", lambda lease: False)
+        for _ in range(3):
+            town.step()
+            town.clock.pass_seconds(2)
+    town.wire.sandbox.faults.add({"path": "/v2/billing/meter_event_session", "status": 403, "count": 10**6})
+    town.drain()
+    assert (town.wire.total, town.wire.asked[STREAM]) == (town.used, 0)
+
+
+def test_what_was_refused_goes_one_by_one(town: Town) -> None:
+    """A refused request of the stream leaves nothing at Stripe: when the stream does not open any more, its events go
+    one by one, each under a key of its own, and nothing halts (L6, L8)."""
+    town.wire.stream_faults = ["429"] * 3
+    town.step()
+    town.wire.sandbox.faults.add({"path": "/v2/billing/meter_event_session", "status": 403, "count": 10**6})
+    town.clock.pass_seconds(1_000)  # the session is over as well
+    town.drain()
+    assert (town.wire.total, town.reporter.halted) == (town.used, None)
+    assert all(key.startswith(identifier) for identifier, key in town.wire.sent)
+
+
+def test_in_doubt_without_a_stream(town: Town) -> None:
+    """What the stream left in doubt, and Stripe's sums do not show, is sent one by one when the stream stays closed."""
+    town.wire.stream_faults = ["before"] * 3
+    town.step()
+    town.wire.sandbox.faults.add({"path": "/v2/billing/meter_event_session", "status": 403, "count": 10**6})
+    town.clock.pass_seconds(24 * HOUR)
+    for _ in range(12):
+        town.use(1, buyer=BUYERS)
+        town.sealer.step(hard=True)
+        town.step()
+        town.clock.pass_seconds(HOUR)
+    assert (town.wire.total, set(town.states), town.reporter.halted) == (town.used, {State.DELIVERED}, None)
 
 
 def test_throttled(town: Town) -> None:
