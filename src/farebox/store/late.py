@@ -18,6 +18,7 @@ from farebox.store.corrections import lock_account, next_event
 from farebox.store.engine import Database, insert_new, rerun
 from farebox.store.periods import read_period
 from farebox.store.reconciling import balances_of, unsealed_buckets
+from farebox.store.reports import clear_hints
 
 __all__ = ["NOTHING_TO_SEND", "LateTables"]
 
@@ -42,6 +43,8 @@ class LateTables:
         text = json.dumps({m: [b.quantity, b.amount, b.expected_amount] for m, b in bill.meters.items()})
         with self._database.write() as connection:
             lock_account(connection, period.account_id)
+            if not _is_as_read(connection, period):
+                return []
             connection.execute(
                 sa.update(t.periods)
                 .where(_is(period), t.periods.c.finalized_at.is_(None))
@@ -54,6 +57,8 @@ class LateTables:
     def bill_late(self, period: BillingPeriod, *, plan: _Plan, now: int) -> list[LateItem]:
         with self._database.write() as connection:
             lock_account(connection, period.account_id)
+            if not _is_as_read(connection, period):
+                return []
             return _bill_late(connection, period, plan, now) + _fill_up(connection, period, now)
 
     def closed_with_late_usage(self, *, limit: int) -> list[BillingPeriod]:
@@ -89,6 +94,7 @@ class LateTables:
 
     def adopt_late_item(self, item: LateItem) -> bool:
         with self._database.write() as connection:
+            lock_account(connection, item.account_id)
             return insert_new(connection, t.late_items, asdict(item))
 
 
@@ -97,6 +103,13 @@ def _is(period: BillingPeriod) -> Any:
     return (
         (p.account_id == period.account_id) & (p.subscription_id == period.subscription_id) & (p.start == period.start)
     )
+
+
+def _is_as_read(connection: Connection, period: BillingPeriod) -> bool:
+    """Whether the period still has the end and the prices with which it was looked at. If not, it is looked at again:
+    its bill and its usage may be of another span."""
+    row = connection.execute(sa.select(t.periods).where(_is(period))).first()
+    return row is not None and (row.end, read_period(row).items) == (period.end, period.items)
 
 
 def _bill(connection: Connection, period: BillingPeriod) -> PeriodBill | None:
@@ -114,6 +127,7 @@ def _bill_late(connection: Connection, period: BillingPeriod, plan: _Plan, now: 
     bill = _bill(connection, period)
     if bill is None:
         return []
+    clear_hints(connection, period.account_id, period.start, period.end)
     made = []
     for meter, balance in balances_of(connection, period, now).items():
         item, of_meter = period.item_of(meter), bill.meters.get(meter, MeterBill(0, 0, 0))
@@ -194,7 +208,7 @@ def _name(connection: Connection, period: BillingPeriod, meter: str, before: int
 
 def _withdraw(connection: Connection, period: BillingPeriod, plan: _Plan, now: int) -> None:
     """No event of the period is sent any more; what was not sealed becomes a row that never is."""
-    m, u = t.meter_events.c, t.usage.c
+    m = t.meter_events.c
     connection.execute(
         sa.update(t.meter_events)
         .where(m.account_id == period.account_id, m.timestamp >= period.start, m.timestamp < period.end)
@@ -206,9 +220,3 @@ def _withdraw(connection: Connection, period: BillingPeriod, plan: _Plan, now: i
             bucket = next_event(connection, period.account_id, meter, start, min(last_used_at, period.end - 1))
             event = replace(plan(bucket, quantity), state=ReportState.WITHDRAWN, settled_at=now, reason=_REASON)
             connection.execute(sa.insert(t.meter_events).values({**asdict(event), "holder": "", "lease_end": 0}))
-    connection.execute(
-        sa.update(t.usage)
-        .where(u.account_id == period.account_id, u.bucket_start >= period.start, u.bucket_start < period.end)
-        .where(t.IS_DIRTY)
-        .values(dirty=False)
-    )
