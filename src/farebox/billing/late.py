@@ -3,7 +3,7 @@
 The ledger's row comes first, then the item at Stripe, found again by its name: no crash between them bills twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import structlog
@@ -73,6 +73,17 @@ class LateBiller:
                     _log.warning("invoices_unreadable", account=period.account_id, reason=str(error))
         for period in self._store.closed_with_late_usage(limit=PERIODS_LOOKED_AT_MAX) if self._bills else ():
             self._note(self._store.bill_late(period, plan=self._plan(), now=self._clock.now_at()))
+        return self.send()
+
+    def bill_found(self, found: Collection[tuple[str, str | None, int | None]]) -> int:
+        """Bill what a reconciliation found late, though no hint said so: of each account, subscription and start of a
+        period. Returns how many items were sent."""
+        if not self._bills or not found:
+            return 0
+        for account_id in sorted({account_id for account_id, _, _ in found}):
+            for period in self._store.periods(account_id):
+                if (account_id, period.subscription_id, period.start) in found:
+                    self._note(self._store.bill_late(period, plan=self._plan(), now=self._clock.now_at()))
         return self.send()
 
     def send(self) -> int:
