@@ -199,7 +199,9 @@ def signed(body: bytes, at: int, secret: str = WEBHOOK_SECRET) -> str:
 
 
 @contextmanager
-def open_shop(folder: Path, *, push: bool = True, catalog: str = CATALOG, admin: bool = True) -> Iterator[Shop]:
+def open_shop(
+    folder: Path, *, push: bool = True, catalog: str = CATALOG, admin: bool = True, database: str = MEMORY_URL
+) -> Iterator[Shop]:
     """Start it, with its catalog published at Stripe unless told not to."""
     path = folder / "farebox.toml"
     path.write_text(catalog)
@@ -220,7 +222,7 @@ def open_shop(folder: Path, *, push: bool = True, catalog: str = CATALOG, admin:
         apply_push(plan_push(settings.catalog, provider), lambda change: None)
     else:
         provider.account()
-    store = SqlStore(MEMORY_URL, clock, entropy)
+    store = SqlStore(database, clock, entropy)
     spools = FileSpoolFolder(settings.spool_path) if settings.spool_path is not None else None
     runtime = Runtime(settings, Adapters(store, provider, clock, entropy, spools=spools), background=False)
     app = PaidCalls(Starlette(routes=[Route("/api", _api)]), runtime)

@@ -266,6 +266,8 @@ class Background:
             since = self._clock.now_at() - RECONCILE_BACK_SECONDS
             found = self.reconciler.run(after=self._reconcile_after, since=since, reads_max=reads)
             self._reconcile_after = found.last_account if not found.complete else ""
+            late = [c for c in found.differing if any(reason.code == "late" for reason in c.reasons)]
+            self.late.bill_found({(c.account_id, c.subscription_id, c.period_start) for c in late})
             _log.info("reconciled", accounts=found.accounts, reads=found.reads, differing=len(found.differing))
         return False
 

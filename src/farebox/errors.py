@@ -8,7 +8,7 @@
     ├── RequestRefused                  what a buyer or Stripe sent cannot be served
     │   ├── InputInvalid · PlanUnknown · NotFound · MethodNotAllowed · PathTooLong · BodyTooLarge · TooManyRequests
     │   ├── SignatureInvalid · OperatorOnly
-    │   ├── AlreadySubscribed · ChangeRefused · CustomerMissing
+    │   ├── AlreadySubscribed · CheckoutUnderWay · ChangeRefused · CustomerMissing
     │   └── ClaimRefused                ClaimUnknown · ClaimUnpaid · ClaimExpired · ClaimTaken
     ├── UsageError                      the seller's code asked for something impossible
     │   ├── MeterUnknown · QuantityInvalid · ChargeTooLate · ChargeOutsideCall · RecordConflict · AccountUnknown
@@ -45,6 +45,7 @@ __all__ = [
     "ChangeRefused",
     "ChargeOutsideCall",
     "ChargeTooLate",
+    "CheckoutUnderWay",
     "ClaimExpired",
     "ClaimRefused",
     "ClaimTaken",
@@ -236,6 +237,12 @@ class AlreadySubscribed(RequestRefused):
     code = "already_subscribed"
     status = 409
     title = "This account already has a subscription"
+
+
+class CheckoutUnderWay(RequestRefused):
+    code = "checkout_under_way"
+    status = 409
+    title = "Another purchase for this account is being started"
 
 
 class ChangeRefused(RequestRefused):

@@ -254,6 +254,26 @@ def test_what_cannot_be_sent_is_gathered(store: Store) -> None:
     assert [e.value for e in store.seal(plan, now=AT + 3 * HOUR, hard=True)] == [3, 4]
 
 
+def test_a_customer_is_named_once(store: Store) -> None:
+    """Of two processes that make a customer for one account, one names it, and both learn which it is."""
+    store.add_account(Account("acc_1", AT))
+    assert [store.set_customer("acc_1", customer_id) for customer_id in ("cus_1", "cus_2")] == ["cus_1", "cus_1"]
+    account = store.account("acc_1")
+    assert account is not None
+    assert account.customer_id == "cus_1"
+
+
+def test_a_session_of_a_lease_that_was_lost(store: Store) -> None:
+    """A checkout is kept only while the lease under which it was begun has not been taken by another holder."""
+    buyer(store)
+    assert store.take_lease("checkout/1", "h1", now=AT, seconds=60) == 1
+    assert store.add_checkout(Checkout("cs_1", "acc_1", "payg", AT), lease=("checkout/1", "h1"))
+    assert store.take_lease("checkout/1", "h2", now=AT + 60, seconds=60) == 2
+    assert not store.add_checkout(Checkout("cs_2", "acc_1", "payg", AT), lease=("checkout/1", "h1"))
+    assert not store.add_checkout(Checkout("cs_3", "acc_1", "payg", AT), lease=("checkout/2", "h1"))
+    assert [one.session_id for one in store.open_checkouts("acc_1")] == ["cs_1"]
+
+
 def test_seal_waits_for_a_customer(store: Store) -> None:
     """Usage of an account that Stripe does not know yet stays unsealed and is sealed whole when it does."""
     store.add_account(Account("acc_1", AT))
@@ -776,17 +796,18 @@ def test_names_that_are_taken(store: Store) -> None:
     """What a unique name forbids is a StoreError like every refusal of the store, and changes nothing."""
     buyer(store, 1)
     buyer(store, 2)
+    store.add_account(Account("acc_3", AT))
     store.add_key(key())
     refused: list[Callable[[], object]] = [
         lambda: store.add_account(Account("acc_1", AT)),
-        lambda: store.set_customer("acc_2", "cus_1"),
+        lambda: store.set_customer("acc_3", "cus_1"),
         lambda: store.add_key(key()),
     ]
     for ask in refused:
         with pytest.raises(StoreError):
             ask()
-    assert [a.customer_id for a in store.accounts(limit=9)] == ["cus_1", "cus_2"]
-    assert store.accounts(limit=9, after="acc_1") == [store.account("acc_2")]
+    assert [a.customer_id for a in store.accounts(limit=9)] == ["cus_1", "cus_2", None]
+    assert store.accounts(limit=9, after="acc_1") == [store.account("acc_2"), store.account("acc_3")]
 
 
 def test_binding(store: Store) -> None:

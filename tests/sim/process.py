@@ -6,7 +6,7 @@ import random
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,11 +17,10 @@ import stripe
 from starlette.types import Message, Receive, Scope, Send
 from tests.faulty import Faulty
 from tests.oracle import ACCEPTED, REFUSED, UNKNOWN
-from tests.sim.hub import Executor, Killed, Lock, Loop, Task, locks_of_the_hub, wait
+from tests.sim.hub import Executor, Killed, Loop, Task, locks_of_the_hub, wait
 
 from farebox import app, loops
 from farebox.app import Adapters, Runtime
-from farebox.billing import checkout
 from farebox.errors import FareboxError, StoreUnavailable
 from farebox.provider.stripe import StripeProvider
 from farebox.web.calls import current_call
@@ -303,22 +302,6 @@ class Stage:
         return process
 
 
-class _LocksOfEach(Sequence[Lock]):
-    """In the place of a module's own locks: each process has such a module of its own."""
-
-    def __init__(self, stage: Stage, count: int) -> None:
-        self._stage = stage
-        self._count = count
-        self._locks: dict[tuple[str, int], Lock] = {}
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        process = self._stage.process
-        return self._locks.setdefault((process.name, index), Lock(process.world.hub))
-
-
 @contextmanager
 def staged(world: "World") -> Iterator[Stage]:
     """Farebox's threads, loops and locks become the hub's tasks, and the SDK's pauses its waiting."""
@@ -340,7 +323,6 @@ def staged(world: "World") -> Iterator[Stage]:
                 patch.setattr(module, attribute, instead[id(value)])
             elif attribute == "threading":
                 patch.setattr(module, attribute, locks)
-    patch.setattr(checkout, "_ONE_AT_A_TIME", _LocksOfEach(stage, len(checkout._ONE_AT_A_TIME)))
     patch.setattr(app, "create_routes", lambda _billing: _api)
     patch.setattr(stripe._http_client, "random", random.Random(0))
     clock = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: world.hub.sleep(int(seconds * 1000))})

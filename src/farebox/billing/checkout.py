@@ -1,9 +1,9 @@
 """From a plan to a Checkout page. Prices come from the catalog only, and an e-mail never selects an account."""
 
+import hashlib
 import threading
-import zlib
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -12,10 +12,20 @@ import structlog
 from farebox.billing.inbox import refresh_account
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Checkout
 from farebox.domain.catalog import Catalog, Fee, FeeKind, Plan, Sold
-from farebox.errors import AlreadySubscribed, InputInvalid, PlanUnknown, ProviderRejected
+from farebox.errors import (
+    AlreadySubscribed,
+    CheckoutUnderWay,
+    InputInvalid,
+    PlanUnknown,
+    ProviderRejected,
+    StoreError,
+)
 from farebox.ports import CheckoutSession, Clock, Entropy, Offer, Provider, Store
 
 __all__ = [
+    "CHECKOUT_POLL_MILLISECONDS",
+    "CHECKOUT_TURN_SECONDS",
+    "CHECKOUT_WAIT_MILLISECONDS_MAX",
     "EMAIL_CHARACTERS_MAX",
     "REFERENCE_CHARACTERS_MAX",
     "begin_checkout",
@@ -25,9 +35,9 @@ __all__ = [
 
 EMAIL_CHARACTERS_MAX: Final = 320
 REFERENCE_CHARACTERS_MAX: Final = 200
-
-# Two purchases of one account at the same time would each see that the other has not happened yet.
-_ONE_AT_A_TIME: Final = tuple(threading.Lock() for _ in range(64))
+CHECKOUT_TURN_SECONDS: Final = 60  # what a process that died in the middle keeps the account's next purchase waiting
+CHECKOUT_WAIT_MILLISECONDS_MAX: Final = 10_000
+CHECKOUT_POLL_MILLISECONDS: Final = 100
 
 _log = structlog.get_logger("farebox.checkout")
 
@@ -49,48 +59,70 @@ def begin_checkout(
 ) -> CheckoutSession:
     """Begin a purchase of a plan for a new account, or for the account of a valid key.
 
-    PlanUnknown names the plans; AlreadySubscribed; InputInvalid, of a currency too; ProviderError.
+    PlanUnknown names the plans; AlreadySubscribed; CheckoutUnderWay; InputInvalid, of a currency too; ProviderError.
     """
-    with (
-        _ONE_AT_A_TIME[zlib.crc32(account.id.encode()) % len(_ONE_AT_A_TIME)] if account is not None else nullcontext()
-    ):
-        plan = chosen_offer(catalog, plan_name, currency)
-        return _begin(store, provider, clock, entropy, plan, email, reference, account, claim_url, plans_url)
-
-
-def _begin(
-    store: Store,
-    provider: Provider,
-    clock: Clock,
-    entropy: Entropy,
-    plan: Plan,
-    email: str,
-    reference: str,
-    account: Account | None,
-    claim_url: str,
-    plans_url: str,
-) -> CheckoutSession:
+    plan = chosen_offer(catalog, plan_name, currency)
     _check_texts(email, reference)
     offer = offer_of(provider, plan)  # first, so that a plan that cannot be bought leaves nothing behind
+    urls = claim_url + "?session_id={CHECKOUT_SESSION_ID}", plans_url
     if account is None:
         account = Account("acct_" + entropy.token(), clock.now_at(), email, reference)
         store.add_account(account)
-    else:
-        known = _refuse_second_subscription(store, provider, clock, account)
-        if known:  # set up before, and tried
+        return _create(store, provider, clock, account, offer, urls, lease=None)
+    with _turn(store, clock, entropy, account) as lease:
+        if _refuse_second_subscription(store, provider, clock, account):  # set up before, and tried
             offer = replace(offer, setup_id=None, trial_days=0)
-    if account.customer_id is None:
-        customer_id = provider.create_customer(account)
-        store.set_customer(account.id, customer_id)
-        account = Account(account.id, account.created_at, account.email, account.reference, customer_id)
-    session = provider.create_checkout(
-        account,
-        offer,
-        success_url=claim_url + "?session_id={CHECKOUT_SESSION_ID}",
-        cancel_url=plans_url,
-    )
-    store.add_checkout(Checkout(session.id, account.id, plan.name, clock.now_at()))
+        return _create(store, provider, clock, account, offer, urls, lease=lease)
+
+
+_Lease = tuple[str, str]
+
+
+@contextmanager
+def _turn(store: Store, clock: Clock, entropy: Entropy, account: Account) -> Iterator[_Lease]:
+    """Let the account's purchases pass one after another, whichever process serves them: two at once would each see
+    that the other has not happened yet.
+
+    The lease only spares work. What proves it is `add_checkout`, which keeps no session of a lease that was lost.
+    """
+    name = "checkout/" + hashlib.sha256(account.id.encode()).hexdigest()[:40]
+    lease, never = (name, entropy.token()), threading.Event()
+    for _ in range(CHECKOUT_WAIT_MILLISECONDS_MAX // CHECKOUT_POLL_MILLISECONDS):
+        if store.take_lease(*lease, now=clock.now_at(), seconds=CHECKOUT_TURN_SECONDS) is not None:
+            break
+        never.wait(CHECKOUT_POLL_MILLISECONDS / 1000)
+    else:
+        raise _under_way()
+    try:
+        yield lease
+    finally:
+        with suppress(StoreError):  # then it ends by itself
+            store.release_lease(*lease)
+
+
+def _create(
+    store: Store,
+    provider: Provider,
+    clock: Clock,
+    account: Account,
+    offer: Offer,
+    urls: tuple[str, str],
+    *,
+    lease: _Lease | None,
+) -> CheckoutSession:
+    if account.customer_id is None:  # of two processes that make a customer, one names it
+        customer_id = store.set_customer(account.id, provider.create_customer(account))
+        account = replace(account, customer_id=customer_id)
+    success_url, cancel_url = urls
+    session = provider.create_checkout(account, offer, success_url=success_url, cancel_url=cancel_url)
+    if not store.add_checkout(Checkout(session.id, account.id, offer.plan.name, clock.now_at()), lease=lease):
+        provider.expire_checkout(session.id)  # nobody has seen its address
+        raise _under_way()
     return session
+
+
+def _under_way() -> CheckoutUnderWay:
+    return CheckoutUnderWay("Another purchase for this account has just begun. Finish it, or try again in a minute.")
 
 
 def _chosen_plan(catalog: Catalog, name: str) -> Plan:
@@ -116,18 +148,21 @@ def chosen_offer(catalog: Catalog, name: str, currency: str) -> Plan:
 def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, account: Account) -> bool:
     """Two subscriptions of one customer to one meter would bill each call twice. Whether there was one before.
 
-    Webhooks may be late: Stripe is asked.
+    First the open sessions are closed, then Stripe is asked for subscriptions, since webhooks may be late: a session
+    that is paid in between is seen either way.
     """
-    known = refresh_account(store, provider, clock, account)
-    if any(s.status not in TERMINAL_STATUSES for s in known):
-        raise AlreadySubscribed("This account already has a subscription. Change its card or cancel it in the portal.")
+    has_paid = False
     for checkout in store.open_checkouts(account.id):
         provider.expire_checkout(checkout.session_id)
         session = provider.checkout(checkout.session_id)
         status = session.status if session is not None else "expired"
         store.set_checkout_status(checkout.session_id, status)
-        if status == "complete":
-            raise AlreadySubscribed("This account has just been subscribed. Claim its key.")
+        has_paid = has_paid or status == "complete"
+    known = refresh_account(store, provider, clock, account)
+    if has_paid:
+        raise AlreadySubscribed("This account has just been subscribed. Claim its key.")
+    if any(s.status not in TERMINAL_STATUSES for s in known):
+        raise AlreadySubscribed("This account already has a subscription. Change its card or cancel it in the portal.")
     return any(s.status != "incomplete_expired" for s in known)
 
 

@@ -1,6 +1,6 @@
 """What the final invoice of a period lacks becomes late items in the ledger, and these go to Stripe (L10)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import structlog
@@ -50,6 +50,17 @@ class LateBiller:
     def invoices_changed(self, account: Account) -> None:
         """A webhook says so: see which invoices have the account's late items now. A ProviderError leaves them due."""
         self._items.settle(account.id, ahead_of_time=True)
+
+    def bill_found(self, found: Collection[tuple[str, str | None, int | None]]) -> int:
+        """Bill what a reconciliation found late, though no hint said so: of each account, subscription and start of a
+        period. Returns how many items were sent."""
+        if not self._bills or not found:
+            return 0
+        for account_id in sorted({account_id for account_id, _, _ in found}):
+            for period in self._store.periods(account_id):
+                if (account_id, period.subscription_id, period.start) in found:
+                    self._note(self._store.bill_late(period, plan=self._plan(), now=self._clock.now_at()))
+        return self._items.step()
 
     def _close(self, period: BillingPeriod, bill: PeriodBill) -> None:
         """Close the period, and bill what its final invoices lack, unless that is switched off."""

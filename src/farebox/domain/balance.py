@@ -164,7 +164,9 @@ def _of_invoice(balance: Balance, bill: MeterBill, bills_late: bool) -> _Found:
     found: _Found = []
     missing = balance.ledger - bill.quantity - balance.late
     if missing > 0:
-        text = "used, and not on the final invoice" + ("; the next run bills it" if bills_late else "")
+        # An invoice that our prices do not explain is for a person to look at.
+        is_billed = bills_late and bill.amount == bill.expected_amount
+        text = "used, and not on the final invoice" + ("; the next run bills it" if is_billed else "")
         found.append((Verdict.DIFFERS, Reason("late", missing, text)))
     if missing < 0:
         found.append((Verdict.DIFFERS, Reason("overbilled", -missing, "on the invoice, and not in the ledger")))

@@ -76,11 +76,15 @@ class AccountTables:
         with self._database.write() as connection:
             connection.execute(sa.insert(t.accounts).values(asdict(account)))
 
-    def set_customer(self, account_id: str, customer_id: str) -> None:
+    @rerun
+    def set_customer(self, account_id: str, customer_id: str) -> str:
         a = t.accounts.c
+        unnamed = sa.update(t.accounts).where(a.id == account_id, a.customer_id.is_(None))
         with self._database.write() as connection:
-            connection.execute(sa.update(t.accounts).where(a.id == account_id).values(customer_id=customer_id))
-            announce(connection, account_id)
+            if connection.execute(unnamed.values(customer_id=customer_id)).rowcount == 1:
+                announce(connection, account_id)
+                return customer_id
+            return str(connection.execute(sa.select(a.customer_id).where(a.id == account_id)).scalar_one())
 
     def account(self, account_id: str) -> Account | None:
         return self._one_account(t.accounts.c.id == account_id)
@@ -186,9 +190,16 @@ class AccountTables:
         with self._database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def add_checkout(self, checkout: Checkout) -> None:
+    @rerun
+    def add_checkout(self, checkout: Checkout, *, lease: tuple[str, str] | None = None) -> bool:
+        c = t.leases.c
         with self._database.write() as connection:
+            if lease is not None:  # whoever takes it next waits for this, and then finds the session
+                holder = sa.select(c.holder).where(c.name == lease[0]).with_for_update()
+                if connection.execute(holder).scalar() != lease[1]:
+                    return False
             connection.execute(sa.insert(t.checkouts).values(asdict(checkout)))
+            return True
 
     def checkout(self, session_id: str) -> Checkout | None:
         query = sa.select(t.checkouts).where(t.checkouts.c.session_id == session_id)

@@ -14,7 +14,7 @@ from farebox.errors import AdjustmentRefused, RecordConflict
 from farebox.store import tables as t
 from farebox.store.audit import write_audit
 from farebox.store.engine import Database, rerun
-from farebox.store.reports import in_closed_period
+from farebox.store.reports import in_closed_period, lock_accounts
 
 __all__ = ["CorrectionTables", "adjusted_quantities", "lock_account", "next_event", "used_quantities"]
 
@@ -75,8 +75,12 @@ class CorrectionTables:
 
 
 def lock_account(connection: Connection, account_id: str) -> None:
-    """Corrections of an account one after another. (SQLite's writers are one after another anyway.)"""
-    connection.execute(sa.select(t.accounts.c.id).where(t.accounts.c.id == account_id).with_for_update())
+    """Until the transaction ends nobody else decides by what the account has sealed, billed or corrected.
+
+    Take it before reading what the decision rests on. Only usage goes on being added: an increment sets its row's
+    hint, so hints are cleared before usage is summed. (SQLite's writers are one after another anyway.)
+    """
+    lock_accounts(connection, [account_id])
 
 
 def used_quantities(connection: Connection, account_id: str, start: int, end: int) -> dict[str, int]:

@@ -19,6 +19,7 @@ from farebox.store.engine import Database, rerun
 from farebox.store.periods import bill_text, read_period
 from farebox.store.periods import is_period as _is
 from farebox.store.reconciling import balances_of, unsealed_buckets
+from farebox.store.reports import clear_hints
 
 __all__ = ["LateTables"]
 
@@ -40,6 +41,8 @@ class LateTables:
     def close_period(self, period: BillingPeriod, bill: PeriodBill, *, plan: _Plan | None, now: int) -> list[LateItem]:
         with self._database.write() as connection:
             lock_account(connection, period.account_id)
+            if not _is_as_read(connection, period):
+                return []
             connection.execute(
                 sa.update(t.periods)
                 .where(_is(period), t.periods.c.finalized_at.is_(None))
@@ -57,6 +60,8 @@ class LateTables:
     def bill_late(self, period: BillingPeriod, *, plan: _Plan, now: int) -> list[LateItem]:
         with self._database.write() as connection:
             lock_account(connection, period.account_id)
+            if not _is_as_read(connection, period):
+                return []
             return _bill_late(connection, period, plan, now) + _fill_up(connection, period, now)
 
     def closed_with_late_usage(self, *, limit: int) -> list[BillingPeriod]:
@@ -70,6 +75,13 @@ class LateTables:
         )
         with self._database.read() as connection:
             return [read_period(row) for row in connection.execute(query)]
+
+
+def _is_as_read(connection: Connection, period: BillingPeriod) -> bool:
+    """Whether the period still has the end and the prices with which it was looked at. If not, it is looked at again:
+    its bill and its usage may be of another span."""
+    row = connection.execute(sa.select(t.periods).where(_is(period))).first()
+    return row is not None and (row.end, read_period(row).items) == (period.end, period.items)
 
 
 def _bill(connection: Connection, period: BillingPeriod) -> PeriodBill | None:
@@ -87,6 +99,7 @@ def _bill_late(connection: Connection, period: BillingPeriod, plan: _Plan, now: 
     bill = _bill(connection, period)
     if bill is None:
         return []
+    clear_hints(connection, period.account_id, period.start, period.end)
     made = []
     for meter, balance in balances_of(connection, period, now).items():
         item, of_meter = period.item_of(meter), bill.meters.get(meter, MeterBill(0, 0, 0))
@@ -173,7 +186,7 @@ def _name(connection: Connection, period: BillingPeriod, meter: str, before: int
 
 def _withdraw(connection: Connection, period: BillingPeriod, plan: _Plan, now: int) -> None:
     """No event of the period is sent any more; what was not sealed becomes a row that never is."""
-    m, u = t.meter_events.c, t.usage.c
+    m = t.meter_events.c
     connection.execute(
         sa.update(t.meter_events)
         .where(m.account_id == period.account_id, m.timestamp >= period.start, m.timestamp < period.end)
@@ -185,9 +198,3 @@ def _withdraw(connection: Connection, period: BillingPeriod, plan: _Plan, now: i
             bucket = next_event(connection, period.account_id, meter, start, min(last_used_at, period.end - 1))
             event = replace(plan(bucket, quantity), state=ReportState.WITHDRAWN, settled_at=now, reason=_REASON)
             connection.execute(sa.insert(t.meter_events).values({**asdict(event), "holder": "", "lease_end": 0}))
-    connection.execute(
-        sa.update(t.usage)
-        .where(u.account_id == period.account_id, u.bucket_start >= period.start, u.bucket_start < period.end)
-        .where(t.IS_DIRTY)
-        .values(dirty=False)
-    )

@@ -13,6 +13,7 @@ from farebox.domain.corrections import NEVER_AT, NO_METER, LateItem, LateItemGro
 from farebox.domain.periods import BillingPeriod
 from farebox.store import tables as t
 from farebox.store.audit import write_audit
+from farebox.store.corrections import lock_account
 from farebox.store.engine import Database, insert_new, rerun
 
 __all__ = ["LateItemTables", "late_groups", "wake_moved_items"]
@@ -83,6 +84,7 @@ class LateItemTables:
 
     def adopt_late_item(self, item: LateItem) -> bool:
         with self._database.write() as connection:
+            lock_account(connection, item.account_id)
             return insert_new(connection, t.late_items, asdict(item))
 
     @rerun

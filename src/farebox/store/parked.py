@@ -21,7 +21,7 @@ from farebox.ports import ReportBacklog
 from farebox.store import tables as t
 from farebox.store.audit import write_audit
 from farebox.store.engine import Database, rerun
-from farebox.store.reports import IS_OF_USAGE
+from farebox.store.reports import IS_OF_USAGE, in_closed_period, lock_accounts
 from farebox.store.sending import EVENT_COLUMNS, event_of
 
 __all__ = ["ParkedTables"]
@@ -74,8 +74,10 @@ class ParkedTables:
         with self._database.write() as connection:
             for start in range(0, len(identifiers), _CHUNK):
                 chunk = identifiers[start : start + _CHUNK]
-                query = sa.select(*EVENT_COLUMNS).where(m.identifier.in_(chunk), t.IS_PARKED)
-                moved += [event_of(row) for row in connection.execute(query.order_by(m.identifier).with_for_update())]
+                # What a final invoice closes is billed as an invoice item, and never sent again (L10).
+                parked = (t.IS_PARKED, ~in_closed_period(m.account_id, m.timestamp))
+                query = sa.select(*EVENT_COLUMNS).where(m.identifier.in_(chunk), *parked).order_by(m.identifier)
+                moved += [event_of(row) for row in connection.execute(query.with_for_update())]
             for event in moved:
                 late = event.reason.startswith(REFUSED_LATE)
                 forgotten_at = (event.settled_at or now) + IDENTIFIER_KEPT_SECONDS
@@ -99,24 +101,17 @@ class ParkedTables:
     @rerun
     def refuse_reported(self, error: ReportedError, *, others: bool, now: int) -> tuple[list[str], list[str]]:
         with self._database.write() as connection:
+            lock_accounts(connection, {event.account_id for event in _named(connection, error.name)})
             sent = [e for e in _named(connection, error.name) if e.state is ReportState.DELIVERED]
             meant = sent if len(sent) == 1 else [e for e in sent if e.customer_id in error.message]
             again = [e for e in sent if e not in meant] if others or not meant else []
+            closed = _closed(connection, sent)
             for event in meant:
-                reason = f"{REFUSED_LATE}{error.message}"
-                _undeliver(connection, event, {"state": "rejected", "reason": reason, "settled_at": now})
+                _undeliver(connection, event, _refused(event, error, closed, now))
             for event in again:
-                unknown_at = event.first_unknown_at if event.first_unknown_at is not None else event.settled_at
-                values = {
-                    "state": "pending",
-                    "reason": f"sent again alone, because one of its request was refused: {error.message}",
-                    "settled_at": None,
-                    "first_unknown_at": unknown_at,
-                    "next_attempt_at": now,
-                    "idempotency_key": f"{event.identifier}_alone",
-                }
-                _undeliver(connection, event, values)
-        return [event.identifier for event in meant], [event.identifier for event in again]
+                values = _alone(event, error, now)
+                _undeliver(connection, event, _refused(event, error, closed, now) if event in closed else values)
+        return [event.identifier for event in meant], [e.identifier for e in again if e not in closed]
 
     def find_reported(self, name: str) -> list[MeterEvent]:
         with self._database.read() as connection:
@@ -154,7 +149,35 @@ class ParkedTables:
         )
 
 
-def _undeliver(connection: Connection, event: MeterEvent, values: dict[str, str | int | None]) -> None:
+def _closed(connection: Connection, events: Sequence[MeterEvent]) -> list[MeterEvent]:
+    """Those of periods whose invoice is final: an invoice item bills what it lacks, and no meter event does (L10)."""
+    m = t.meter_events.c
+    names = [event.identifier for event in events]
+    query = sa.select(m.identifier).where(m.identifier.in_(names), in_closed_period(m.account_id, m.timestamp))
+    closed = set(connection.execute(query).scalars())
+    return [event for event in events if event.identifier in closed]
+
+
+_Values = dict[str, str | int | None]
+
+
+def _refused(event: MeterEvent, error: ReportedError, closed: Sequence[MeterEvent], now: int) -> _Values:
+    state = ReportState.WITHDRAWN if event in closed else ReportState.REJECTED
+    return {"state": state, "reason": f"{REFUSED_LATE}{error.message}", "settled_at": now}
+
+
+def _alone(event: MeterEvent, error: ReportedError, now: int) -> _Values:
+    return {
+        "state": "pending",
+        "reason": f"sent again alone, because one of its request was refused: {error.message}",
+        "settled_at": None,
+        "first_unknown_at": event.first_unknown_at if event.first_unknown_at is not None else event.settled_at,
+        "next_attempt_at": now,
+        "idempotency_key": f"{event.identifier}_alone",
+    }
+
+
+def _undeliver(connection: Connection, event: MeterEvent, values: _Values) -> None:
     m = t.meter_events.c
     delivered = (m.identifier == event.identifier) & (m.state == "delivered")
     connection.execute(sa.update(t.meter_events).where(delivered).values(values))

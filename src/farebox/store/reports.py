@@ -21,7 +21,7 @@ from farebox.store import tables as t
 from farebox.store.engine import Database, one_at_a_time, rerun
 from farebox.store.sending import EVENT_COLUMNS, event_of
 
-__all__ = ["IS_OF_USAGE", "ReportTables", "in_closed_period"]
+__all__ = ["IS_OF_USAGE", "ReportTables", "clear_hints", "in_closed_period", "lock_accounts"]
 
 IS_OF_USAGE = t.meter_events.c.kind.not_in(("adjustment", "void"))  # a correction is no part of what is sealed (L11)
 _CHUNK = 200
@@ -40,35 +40,34 @@ def in_closed_period(account_id: Any, bucket_start: Any) -> Any:
     return sa.select(sa.func.max(p.finalized_at)).where(inside).scalar_subquery().is_not(None)
 
 
-_CLEAR = (
-    sa.update(t.usage)
-    .where(
-        t.usage.c.account_id == sa.bindparam("account"),
-        t.usage.c.meter == sa.bindparam("of"),
-        t.usage.c.bucket_start == sa.bindparam("start"),
-        t.IS_DIRTY,
-        ~in_closed_period(t.usage.c.account_id, t.usage.c.bucket_start),
-    )
-    .values(dirty=False)
+def lock_accounts(connection: Connection, account_ids: Collection[str]) -> None:
+    """Lock several accounts as `lock_account` does one: in one order everywhere, so that nobody waits in a circle."""
+    a = t.accounts.c
+    connection.execute(sa.select(a.id).where(a.id.in_(sorted(set(account_ids)))).order_by(a.id).with_for_update())
+
+
+_HINTED = (
+    t.usage.c.account_id == sa.bindparam("account"),
+    t.usage.c.meter == sa.bindparam("of"),
+    t.usage.c.bucket_start == sa.bindparam("start"),
+    t.IS_DIRTY,
+    ~in_closed_period(t.usage.c.account_id, t.usage.c.bucket_start),
 )
 _KEY = tuple(t.usage.primary_key.columns)
-# PostgreSQL: a row that is being added to keeps its hint, so that a seal and a paid call never wait for each other.
-_CLEAR_FREE = (
-    sa.update(t.usage)
-    .where(
-        sa.tuple_(*_KEY).in_(
-            sa.select(*_KEY)
-            .where(
-                t.usage.c.account_id == sa.bindparam("account"),
-                t.usage.c.meter == sa.bindparam("of"),
-                t.usage.c.bucket_start == sa.bindparam("start"),
-                t.IS_DIRTY,
-            )
-            .with_for_update(skip_locked=True)
-        )
-    )
-    .values(dirty=False)
-)
+
+
+def _cleared(*conditions: Any) -> sa.Update:
+    return sa.update(t.usage).where(*conditions).values(dirty=False)
+
+
+def _cleared_where_free(*conditions: Any) -> sa.Update:
+    """PostgreSQL: a row that is being added to keeps its hint, so that a seal and a paid call never wait for each
+    other."""
+    free = sa.select(*_KEY).where(*conditions).with_for_update(skip_locked=True)
+    return _cleared(sa.tuple_(*_KEY).in_(free))
+
+
+_CLEAR, _CLEAR_FREE = _cleared(*_HINTED), _cleared_where_free(*_HINTED)
 _CELLS = sa.select(t.meter_events.c.timestamp).where(
     t.meter_events.c.customer_id == sa.bindparam("customer"),
     t.meter_events.c.meter == sa.bindparam("of"),
@@ -102,6 +101,7 @@ class ReportTables:
     def _seal_chunk(self, chunk: "list[_Bucket]", plan: Callable[[Unsealed], MeterEvent | None]) -> list[MeterEvent]:
         with self._database.write() as connection:
             one_at_a_time(connection, _SEALING)
+            lock_accounts(connection, [account_id for account_id, _, _ in chunk])
             _clear_hints(connection, chunk)
             fresh = [event for unsealed in _differences(connection, chunk) if (event := plan(unsealed)) is not None]
             if fresh:
@@ -233,6 +233,17 @@ def _with_hint(connection: Connection, before: int | None, account_ids: Collecti
 
 def _customer_of(account_id: Any) -> Any:
     return sa.select(t.accounts.c.customer_id).where(t.accounts.c.id == account_id).scalar_subquery()
+
+
+def clear_hints(connection: Connection, account_id: str, start: int, end: int) -> None:
+    """Clear the hints of the account's usage in [start, end).
+
+    Call it before the totals are read, and under the account's lock: an increment that comes in between sets its hint
+    again, so what the totals lack is looked at once more.
+    """
+    u = t.usage.c
+    clear = _cleared_where_free if connection.dialect.name == "postgresql" else _cleared
+    connection.execute(clear(u.account_id == account_id, u.bucket_start >= start, u.bucket_start < end, t.IS_DIRTY))
 
 
 def _clear_hints(connection: Connection, due: list[_Bucket]) -> None:

@@ -9,12 +9,13 @@ from sqlalchemy.engine import Connection
 from farebox.domain.audit import AuditEntry
 from farebox.domain.reports import CELL_SECONDS, MeterEvent, ReportState, freeze
 from farebox.domain.restoring import Share, Span
+from farebox.errors import StoreError
 from farebox.store import tables as t
 from farebox.store.audit import write_audit
 from farebox.store.corrections import lock_account, next_event
 from farebox.store.engine import Database, insert_new, rerun, upsert
 from farebox.store.halting import clear_halt
-from farebox.store.reports import IS_OF_USAGE
+from farebox.store.reports import IS_OF_USAGE, in_closed_period
 
 __all__ = ["RestoringTables"]
 
@@ -81,7 +82,7 @@ class RestoringTables:
 
     @rerun
     def import_share(self, account_id: str, meter: str, event_name: str, found: Share, *, now: int) -> None:
-        m, u = t.meter_events.c, t.usage.c
+        m, u, at = t.meter_events.c, t.usage.c, found.span.bucket_start
         with self._database.write() as connection:
             lock_account(connection, account_id)
             names = [event.identifier for event in found.delivered]
@@ -96,16 +97,17 @@ class RestoringTables:
                 .where(m.identifier.in_(void), m.state == ReportState.DOUBTFUL)
                 .values(state=ReportState.WITHDRAWN, kind="void", settled_at=now, reason=_VOID)
             )
+            if found.covered > max(_unsealed(connection, account_id, meter, at), 0):
+                raise StoreError(internal="usage was sealed since Stripe's sums were shared out: run it again")
             if found.imported:
                 _add_usage(connection, account_id, meter, found.span, found.imported, now)
             if found.covered or found.imported:
                 _add_event(connection, account_id, meter, event_name, found, now)
-            rest = _unsealed(connection, account_id, meter, found.span.bucket_start)
-            connection.execute(
-                sa.update(t.usage)
-                .where(u.account_id == account_id, u.meter == meter, u.bucket_start == found.span.bucket_start)
-                .values(dirty=rest != 0)
-            )
+            # What is left is to be sealed or, where the invoice is final, to be billed late.
+            closed = connection.execute(sa.select(in_closed_period(account_id, at))).scalar_one()
+            if closed or _unsealed(connection, account_id, meter, at) != 0:
+                of_bucket = (u.account_id == account_id) & (u.meter == meter) & (u.bucket_start == at)
+                connection.execute(sa.update(t.usage).where(of_bucket).values(dirty=True))
 
     @rerun
     def renew_ledger(self, ledger_id: str, epoch: str, *, audit: AuditEntry) -> None:

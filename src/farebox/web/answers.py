@@ -13,6 +13,7 @@ from farebox.errors import (
     AlreadySubscribed,
     BodyTooLarge,
     ChangeRefused,
+    CheckoutUnderWay,
     ClaimExpired,
     ClaimTaken,
     ClaimUnknown,
@@ -51,7 +52,15 @@ _BODY: Final[_Errors] = (BodyTooLarge, InputInvalid)
 _CHANGE: Final[_Errors] = (SubscriptionMissing, ChangeRefused, TooManyRequests, *_STRIPE)
 
 REFUSALS: Final[Mapping[tuple[str, str], _Errors]] = {
-    ("post", "/checkout"): (*_BAD_KEY, *_BODY, PlanUnknown, AlreadySubscribed, TooManyRequests, *_STRIPE),
+    ("post", "/checkout"): (
+        *_BAD_KEY,
+        *_BODY,
+        PlanUnknown,
+        AlreadySubscribed,
+        CheckoutUnderWay,
+        TooManyRequests,
+        *_STRIPE,
+    ),
     ("post", "/claim"): (
         *(ClaimUnknown, ClaimUnpaid, ClaimExpired, ClaimTaken),
         *(*_BODY, TooManyRequests, StoreUnavailable, *_STRIPE),

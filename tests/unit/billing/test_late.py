@@ -194,3 +194,23 @@ def add_usage(shop: Shop, account: Account, quantity: int) -> None:
     (first, *_) = shop.store.periods(account.id)
     increment = Increment(account.id, "calls", "", "spool", first.start, quantity, 1, first.start + 60)
     shop.store.commit_batch(Batch(shop.entropy.token(), 1, shop.entropy.token(), (increment,)))
+
+
+def test_what_only_the_reconciliation_finds(shop: Shop) -> None:
+    """I15, L10: late usage of a closed period that has lost its hint is found by the hourly reconciliation, and billed
+    in the same run, as the difference says."""
+    account, background = late_by(shop, 3), shop.runtime.background
+    late(shop).step()
+    (period, *_) = shop.store.periods(account.id)
+    used = Increment(account.id, "calls", "", "record", period.start, 4, 1, period.start)
+    shop.store.commit_batch(Batch("job", 1, "job", (used,)))
+    with shop.store.database.write() as connection:
+        connection.exec_driver_sql("UPDATE usage SET dirty = false")
+    assert late(shop).step() == 0
+    background._bind()
+    background._roles.renew()
+    shop.clock.pass_seconds(3_600)
+    background._roles.renew()
+    background._reconcile_step()
+    assert [item["amount"] for item in items_at_stripe(shop)] == [300, 400]
+    assert Verdict.DIFFERS not in verdicts(shop)
