@@ -169,6 +169,8 @@ def _not_billed(
     """Of a period whose invoice is final: invoice and items come to the ledger, and nothing is left to send."""
     found = []
     for meter, balance in balances.items():
+        if meter == NO_METER:  # the minimum, which has no units
+            continue
         place, invoiced = _place(meter, period.start), billed.get(meter, 0)
         if balance.ledger != invoiced + balance.late:
             found.append(f"{place}: ledger {balance.ledger}, invoice {invoiced}, late items {balance.late}")
