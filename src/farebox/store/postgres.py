@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from farebox.errors import StoreUnusable
 from farebox.ports import Durability
 from farebox.store.listening import Listener
+from farebox.store.patience import patient
 
 __all__ = [
     "CONNECT_SECONDS_MAX",
@@ -100,6 +101,10 @@ class PostgresBackend:
             )
         except ImportError as error:
             raise StoreUnusable(f"{_INSTALL}.", internal=str(error)) from error
+        connections = patient(engine.dialect.loaded_dbapi)
+        event.listen(
+            engine, "do_connect", lambda _dialect, _record, arguments, named: connections.connect(*arguments, **named)
+        )
         event.listen(engine, "connect", self._on_connect, insert=True)  # before SQLAlchemy asks questions of its own
         return engine
 

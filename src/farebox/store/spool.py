@@ -36,14 +36,14 @@ class FileSpool:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
-        self._descriptor = descriptor
+        self._descriptor = descriptor  # -1 once it is closed: the number may be another file's by then
         self._end = 0  # of the last whole record
         self._starts: list[int] = []
         self._broken = False
         self._damaged = False
         self.writer = ""
         self.begun_at = 0
-        _held.add(descriptor)
+        _open.add(self)
 
     @property
     def batches(self) -> int:
@@ -87,8 +87,11 @@ class FileSpool:
 
     def read(self, after: int) -> Iterator[SpooledBatch]:
         for start in self._starts[after:]:
-            head = os.pread(self._descriptor, _HEAD.size, start)
-            body = os.pread(self._descriptor, _HEAD.unpack(head)[1], start + _HEAD.size)
+            descriptor = self._descriptor
+            if descriptor < 0:
+                raise StoreUnavailable(_UNWRITABLE, internal="the outage spool is closed")
+            head = os.pread(descriptor, _HEAD.size, start)
+            body = os.pread(descriptor, _HEAD.unpack(head)[1], start + _HEAD.size)
             yield _batch(json.loads(body))
 
     def remove(self) -> None:
@@ -103,15 +106,16 @@ class FileSpool:
         self.close()
 
     def close(self) -> None:
-        if self._descriptor in _held:
-            _held.discard(self._descriptor)
-            os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        _open.discard(self)
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _write(self, document: dict[str, Any]) -> None:
         body = json.dumps(document, separators=(",", ":")).encode()
         record = _HEAD.pack(_MARK, len(body), zlib.crc32(body)) + body
-        if self._broken:
-            raise StoreUnavailable(_UNWRITABLE)
+        if self._broken or self._descriptor < 0:
+            raise StoreUnavailable(_UNWRITABLE, internal="the outage spool is broken or closed")
         if self._end + max(len(record), _ROOM_BYTES) > SPOOL_BYTES_MAX:
             raise StoreUnavailable(_FULL)
         try:
@@ -302,10 +306,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _let_go_in_child() -> None:
     """A forked child shares the lock of its parent's spool: it must not keep it after the parent has died."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
+    for spool in list(_open):
+        spool.close()
 
 
-_held: set[int] = set()
+_open: set[FileSpool] = set()
 os.register_at_fork(after_in_child=_let_go_in_child)
