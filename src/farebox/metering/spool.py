@@ -6,7 +6,7 @@ what the ledger could take, and never drops what was spooled.
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Final, NamedTuple
@@ -147,11 +147,41 @@ class Spooler:
         with closing(self._folder.abandoned(str(self._ledger_id))) as spools:
             for spool in spools:
                 found = True
-                while _waiting(self._store, spool):
-                    replay(self._store, spool, SPOOL_ROUND_BATCHES_MAX)
-                _end(self._store, spool)
-                _log.warning("spool_adopted", writer=spool.writer, batches=spool.batches)
+                self._bring_in(spool)
         return found
+
+    def waiting(self, ledger_ids: Sequence[str]) -> int:
+        """Batches that wait in the folder for ledgers of these ids, also in files that a living process holds."""
+        return sum(self._folder.waiting(ledger_id).batches for ledger_id in ledger_ids)
+
+    def bring_in(self, ledger_ids: Sequence[str], *, tried: bool) -> int:
+        """Bring in what was spooled for a lost ledger, by the ids that it has had. How many batches. StoreError.
+
+        `tried`: only what may have been in the lost ledger, and so may be at Stripe. That belongs in before Stripe's
+        sums are compared, so that they cover it; the rest never reached Stripe, and belongs in after.
+        """
+        count = 0
+        for ledger_id in ledger_ids:
+            with closing(self._folder.abandoned(ledger_id)) as spools:
+                for spool in spools:
+                    before = _waiting(self._store, spool)
+                    if tried:
+                        _replay_up_to(self._store, spool, _may_have_landed(spool))
+                        count += before - _waiting(self._store, spool)
+                    else:
+                        self._bring_in(spool)
+                        count += before
+        return count
+
+    def _bring_in(self, spool: Spool) -> None:
+        while _waiting(self._store, spool):
+            replay(self._store, spool, SPOOL_ROUND_BATCHES_MAX)
+        _end(self._store, spool)
+        _log.warning("spool_adopted", writer=spool.writer, batches=spool.batches)
+
+    def of_others(self) -> dict[str, int]:
+        """Spool files in the folder that bear the id of another ledger, by that id."""
+        return self._folder.of_others(self._ledger_id) if self._ledger_id is not None else {}
 
     def summary(self) -> SpoolSummary:
         """What waits in the folder for this ledger, of whatever process."""
@@ -185,6 +215,7 @@ def replay(store: Store, spool: Spool, limit: int) -> None:
     crash or a lost answer may have come between any two steps before. StoreError: some of them wait on.
     """
     writer, before, own = _standing(store, spool)
+    spool.mark_tried(min(before + own + limit, spool.batches))
     for spooled in islice(spool.read(before + own), limit):
         missing = spooled.origin is None or not outcome_of(store, spooled.origin).landed
         increments = spooled.increments if missing else ()
@@ -215,6 +246,17 @@ def _standing(store: Store, spool: Spool) -> tuple[str, int, int]:
 def _waiting(store: Store, spool: Spool) -> int:
     _, before, own = _standing(store, spool)
     return spool.batches - before - own
+
+
+def _may_have_landed(spool: Spool) -> int:
+    """Up to which number: what was brought in before, or is the batch whose answer was lost at the beginning."""
+    first = next(iter(spool.read(0)), None)
+    return max(spool.tried, 1 if first is not None and first.origin is not None else 0)
+
+
+def _replay_up_to(store: Store, spool: Spool, number: int) -> None:
+    while (rest := number - (spool.batches - _waiting(store, spool))) > 0:
+        replay(store, spool, min(rest, SPOOL_ROUND_BATCHES_MAX))
 
 
 class Outcome(NamedTuple):

@@ -30,6 +30,7 @@ __all__ = [
     "events",
     "feed",
     "feed_head",
+    "former_ledgers",
     "inbox",
     "late_items",
     "leases",
@@ -54,6 +55,13 @@ ledger = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("provider_account", String(64)),
     Column("livemode", Boolean),
+)
+
+former_ledgers = Table(  # ids that this ledger had before it was restored: outage spools may bear them
+    "former_ledgers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("renewed_at", BigInteger, nullable=False),
 )
 
 feed_head = Table(
