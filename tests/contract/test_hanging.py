@@ -56,10 +56,14 @@ def standby(cluster: Cluster, *, gone: bool) -> None:
     raise AssertionError("the server does not take its settings up")
 
 
-def opened(cluster: Cluster) -> SqlStore:
-    store = SqlStore(cluster.fresh(), StillClock(AT), SystemEntropy())
+def opened_at(url: str) -> SqlStore:
+    store = SqlStore(url, StillClock(AT), SystemEntropy())
     store.open()
     return store
+
+
+def opened(cluster: Cluster) -> SqlStore:
+    return opened_at(cluster.fresh())
 
 
 def batch(number: int) -> Batch:
@@ -99,6 +103,32 @@ def test_a_silent_server_is_hung_up_on(own_cluster: Cluster) -> None:
             os.kill(pid, signal.SIGCONT)
     assert total(store) == 11
     store.close()
+
+
+def test_a_migration_is_waited_for(own_cluster: Cluster) -> None:
+    """A start waits for somebody else's migration for longer than for any answer, and is in a hurry afterwards."""
+    url = own_cluster.fresh()
+    first = SqlStore(url, StillClock(AT), SystemEntropy())
+    first.open()
+    ended = threading.Event()
+
+    def migrate() -> None:
+        with first.database.write() as connection:
+            first.database._backend.lock_schema(connection)
+            started.set()
+            ended.wait(3)
+
+    started = threading.Event()
+    thread = threading.Thread(target=migrate)
+    thread.start()
+    assert started.wait(10)
+    second = opened_at(url)
+    thread.join(10)
+    standby(own_cluster, gone=True)
+    with pytest.raises(StoreUnavailable, match="not answered"):
+        second.commit_batch(batch(1))
+    for store in (first, second):
+        store.close()
 
 
 @pytest.mark.parametrize("mode", ["refuse", "spool"])

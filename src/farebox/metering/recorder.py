@@ -233,6 +233,8 @@ class Recorder:
     async def _commit(self, group: _Group, increments: tuple[Increment, ...]) -> None:
         """Return when the group is durable, within COMMIT_SECONDS_MAX of its birth. StoreError; InDoubt."""
         left_ms = self._left_ms(group)
+        if left_ms == 0:
+            raise StoreUnavailable(_NOT_TRIED)
         if self._spool is not None and not self._spool.active:
             left_ms = min(left_ms, LEDGER_SECONDS_MAX * 1000)
         writer = self._own_writer()

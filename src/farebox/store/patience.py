@@ -21,10 +21,14 @@ def patient(driver: Any) -> Any:
     """
 
     class PatientConnection(driver.Connection):  # type: ignore[misc]
-        """Waits as the driver does, which looks up every so often anyway."""
+        """Waits as the driver does, which looks up every so often anyway. `endless`: for a migration, which may take
+        as long as it does.
+        """
+
+        endless = False
 
         def wait(self, generator: Any, *arguments: Any, **named: Any) -> Any:
-            if arguments or named:  # the driver's own bound, as where it waits for notices
+            if self.endless or arguments or named:  # the driver's own bound, as where it waits for notices
                 return super().wait(generator, *arguments, **named)
             try:
                 return super().wait(_counted(generator), _LOOK_MILLISECONDS / 1000)

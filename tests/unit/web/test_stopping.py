@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from tests.shop import Shop, bearer, open_shop
 
 from farebox import app, background
+from farebox.errors import StoreUnavailable
 from farebox.loops import Loop
 from farebox.metering import gate as gate_module
 from farebox.system import SystemClock
@@ -85,7 +86,7 @@ def test_a_feed_that_hangs(shop: Shop, monkeypatch: pytest.MonkeyPatch, hanging:
 
     thread = threading.Thread(target=poll)
     thread.start()
-    with pytest.raises(gate_module.StoreUnavailable):
+    with pytest.raises(StoreUnavailable):
         shop.runtime.gate.poll()
     hanging.set()
     thread.join(10)
