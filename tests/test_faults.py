@@ -31,6 +31,7 @@ FAULTS: Final = {
     "F23": "clocks that step",
     "F27": "yesterday's database restored",
     "F28": "wrong configuration",
+    "F30": "a COMMIT never answers while reads work",
     "F33": "two transactions on one account, the first paused after each of its statements",
 }
 TO_COME: Final = {"F17": "limits come with plans that have them", "F24": "the gateway comes later"}

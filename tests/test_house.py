@@ -35,6 +35,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "starter": frozenset(),
     "logs": frozenset(),
     "loops": frozenset({"errors"}),
+    "threads": frozenset(),
     "configtable": frozenset(),
     "configplans": frozenset({"domain", "configtable"}),
     "configroutes": frozenset({"domain", "configtable"}),
@@ -46,9 +47,21 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "metrics": ENGINE | {"metering"},
     "terminal": frozenset({"errors", "billing"}),
     "roles": frozenset({"errors", "ports"}),
-    "background": ENGINE | {"metering", "billing", "config", "loops", "roles", "system"},
+    "background": ENGINE | {"metering", "billing", "config", "loops", "roles", "system", "threads"},
     "app": ENGINE
-    | {"metering", "billing", "store", "provider", "web", "config", "loops", "metrics", "system", "background"},
+    | {
+        "metering",
+        "billing",
+        "store",
+        "provider",
+        "web",
+        "config",
+        "loops",
+        "metrics",
+        "system",
+        "background",
+        "threads",
+    },
     "protect": frozenset({"errors", "domain", "app", "config", "logs", "web"}),
 }
 """Rooms and yard modules not named here stand at the top (cli, demo, smoke, testing, the door): they may import all

@@ -4,7 +4,6 @@ import asyncio
 import platform
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +20,7 @@ from farebox.errors import StoreError, StoreUnusable
 from farebox.metering.gate import Gate
 from farebox.metering.parking import Parking
 from farebox.metering.presence import Presence
-from farebox.metering.recorder import Recorder
+from farebox.metering.recorder import RECORDER_THREADS_MAX, Recorder
 from farebox.metering.records import Records
 from farebox.metering.reporter import Reporter
 from farebox.metering.sealer import Sealer
@@ -33,6 +32,7 @@ from farebox.ports import Clock, Entropy, Provider, SpoolFolder, Store
 from farebox.store.spool import FileSpoolFolder
 from farebox.store.sql import SqlStore
 from farebox.system import FollowingClock, SystemClock, SystemEntropy, calm_collector
+from farebox.threads import DaemonThreads
 from farebox.web.calls import RouteTable
 from farebox.web.events import Events
 from farebox.web.limits import RateLimit
@@ -42,6 +42,7 @@ from farebox.web.operator import Operator, Readiness
 from farebox.web.routes import Billing, create_routes
 
 __all__ = [
+    "FINISH_SECONDS_MAX",
     "READER_THREADS_MAX",
     "Adapters",
     "Runtime",
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 READER_THREADS_MAX: Final = 4
+FINISH_SECONDS_MAX: Final = 45  # to end the loops, report what is left, and close the ledger
 _OFFSET_SECONDS_MAX: Final = 2
 
 _log = structlog.get_logger("farebox")
@@ -122,10 +124,12 @@ def open_provider(settings: Settings, transport: Transport | None = None) -> Pro
     )
 
 
-def open_settlement(settings: Settings, store: Store, provider: Provider, clock: Clock, entropy: Entropy) -> Settlement:
+def open_settlement(
+    settings: Settings, store: SqlStore, provider: Provider, clock: Clock, entropy: Entropy
+) -> Settlement:
     """What settles an account from outside the serving processes, on a ledger that is this Stripe account's own."""
     store.bind_ledger(provider.account().id, settings.live)
-    return _settlement(settings, Adapters(store, provider, clock, entropy))
+    return _settlement(settings, Adapters(store, provider, clock, entropy, open_spools(settings, store)))
 
 
 def _settlement(settings: Settings, adapters: Adapters) -> Settlement:
@@ -137,7 +141,10 @@ def _settlement(settings: Settings, adapters: Adapters) -> Settlement:
     def pause(milliseconds: int) -> None:
         never.wait(milliseconds / 1000)
 
-    return Settlement(store, provider, clock, sealer, reporter, pause)
+    def spooled() -> int:
+        return adapters.spools.waiting(store.ledger().id).files if adapters.spools is not None else 0
+
+    return Settlement(store, provider, clock, sealer, reporter, pause, spooled)
 
 
 class Runtime:
@@ -150,8 +157,8 @@ class Runtime:
         self.adapters = adapters
         self._in_background = background
         store, clock, entropy = adapters.store, adapters.clock, adapters.entropy
-        self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="farebox-writer")
-        self._readers = ThreadPoolExecutor(READER_THREADS_MAX, thread_name_prefix="farebox-reader")
+        self._writers = DaemonThreads(RECORDER_THREADS_MAX, name="farebox-writer")
+        self._readers = DaemonThreads(READER_THREADS_MAX, name="farebox-reader")
         told_time = clock.follow_store if isinstance(clock, SystemClock) else None
         self.gate = Gate(
             store,
@@ -162,9 +169,12 @@ class Runtime:
             told_time=told_time,
         )
         self.spooler = self._spooler()
-        self.presence = Presence(store, clock, entropy, self.gate.admissions.acknowledged, host=platform.node())
+        acknowledged, host = self.gate.admissions.acknowledged, platform.node()
+        self.presence = Presence(
+            store, clock, entropy, acknowledged, host=host, unsettled=lambda: self.recorder.unsettled
+        )
         self.recorder = Recorder(
-            store, clock, entropy, self._writer_thread, self.spooler, process_id=lambda: self.presence.id
+            store, clock, entropy, self._writers, self.spooler, process_id=lambda: self.presence.id
         )
         parking = Parking()
         self.metering = Metering(self.recorder, Tails(self.recorder, parking), parking, clock)
@@ -203,13 +213,21 @@ class Runtime:
         _log.info("started", ledger=self.adapters.store.ledger().id, mode="live" if self.settings.live else "test")
 
     async def stop(self) -> None:
-        """Settle and commit what waits, stop the loops, seal and report what is left within a bound, close all."""
+        """Settle and commit what waits, stop the loops, seal and report what is left, close all: each within a bound.
+
+        What hangs is left behind, and ends with the process.
+        """
         await self.metering.tails.close()
         await self.recorder.close()
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self._finish)
-        for executor in (self._writer_thread, self._readers):
-            executor.shutdown(wait=True)
+        finishing = DaemonThreads(1, name="farebox-finish")
+        done = asyncio.wrap_future(finishing.submit(self._finish))
+        await asyncio.wait({done}, timeout=FINISH_SECONDS_MAX)
+        if not done.done():
+            _log.error("stop_incomplete", meaning="what hangs ends with the process; the ledger is not closed")
+        elif (error := done.exception()) is not None:
+            raise error
+        for threads in (finishing, self._writers, self._readers):
+            threads.end(0)
 
     async def record(
         self, account_id: str, meter: str, quantity: int, *, record_id: str, at: int | None = None

@@ -6,7 +6,7 @@ Each loop runs on a thread of its own. Nothing here answers a call.
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from typing import Final
 
 import httpx
@@ -28,6 +28,7 @@ from farebox.metering.spool import Spooler
 from farebox.ports import Clock, Entropy, Provider, Store
 from farebox.roles import REPORTING, ROLE_RENEWAL_MILLISECONDS, Roles
 from farebox.system import FollowingClock
+from farebox.threads import DaemonThreads
 
 __all__ = [
     "CLOCK_POLL_MILLISECONDS",
@@ -38,6 +39,7 @@ __all__ = [
     "REPORT_BATCH_MAX",
     "REPORT_POLL_MILLISECONDS",
     "SENDER_THREADS_MAX",
+    "SENDING_SECONDS_MAX",
     "SHUTDOWN_MILLISECONDS_MAX",
     "SPOOL_POLL_MILLISECONDS",
     "SWEEP_MILLISECONDS",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 SENDER_THREADS_MAX: Final = 32
+SENDING_SECONDS_MAX: Final = 60  # of events that are sent side by side, their outcomes written down included
 REPORT_BATCH_MAX: Final = 64
 REPORT_POLL_MILLISECONDS: Final = 1_000
 INBOX_POLL_MILLISECONDS: Final = 1_000
@@ -81,7 +84,7 @@ class Background:
         self._gate = gate
         self._presence = presence
         self._spooler = spooler
-        self._senders = ThreadPoolExecutor(SENDER_THREADS_MAX, thread_name_prefix="farebox-sender")
+        self._senders = DaemonThreads(SENDER_THREADS_MAX, name="farebox-sender")
         self.sealer = Sealer(store, clock, settings.catalog)
         rates = Rates(settings.meter_events_per_second, settings.stream_requests_per_second)
         self.reporter = Reporter(store, provider, clock, entropy, rates)
@@ -126,8 +129,11 @@ class Background:
     def stop(self) -> None:
         """End the loops; where they ran, seal and report what is left, within a bound."""
         self._stopping.set()
+        ends_ms = self._clock.monotonic_ms() + SHUTDOWN_MILLISECONDS_MAX
         for loop in self._loops:
-            if not loop.stop(SHUTDOWN_MILLISECONDS_MAX // 1000):
+            loop.stop(0)  # all of them are told before any is waited for
+        for loop in self._loops:
+            if not loop.stop(max(ends_ms - self._clock.monotonic_ms(), 0) / 1000):
                 _log.warning("loop_did_not_end", loop=loop.name)
         if self._loops:
             try:
@@ -135,7 +141,7 @@ class Background:
             except (StoreError, ProviderError) as error:
                 _log.warning("flush_incomplete", reason=str(error))
             self._roles.release()
-        self._senders.shutdown(wait=True)
+        self._senders.shutdown(wait=False)
 
     def flush(self) -> None:
         """Seal and report all that can be, now, on the calling thread. For tests and the way out."""
@@ -273,9 +279,9 @@ class Background:
 
     def _side_by_side(self, jobs: Sequence[Callable[[], None]]) -> None:
         sent = [self._senders.submit(job) for job in jobs]
-        wait(sent)  # what one of them meets must not leave the others' outcomes behind
+        wait(sent, SENDING_SECONDS_MAX)  # what one of them meets must not leave the others' outcomes behind
         for future in sent:
-            future.result()
+            future.result(0)
 
 
 def follow(clock: FollowingClock) -> None:

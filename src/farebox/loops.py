@@ -44,7 +44,7 @@ class Loop:
     def wake(self) -> None:
         self._wake.set()
 
-    def stop(self, timeout_seconds: int) -> bool:
+    def stop(self, timeout_seconds: float) -> bool:
         """Ask the loop to end and wait for the step under way. False when it did not end in time."""
         self._stopping = True
         self._wake.set()

@@ -92,6 +92,8 @@ class _Figures(Collector):
         yield GaugeMetricFamily("farebox_spooling", "1 while calls go into the spool", int(self._recorder.spooling))
         yield GaugeMetricFamily("farebox_spooled_batches", "Batches in spool files", waiting.batches)
         yield GaugeMetricFamily("farebox_spool_age_seconds", "Age of the oldest spool file", max(age, 0))
+        others = sum(self._spooler.of_others().values()) if self._spooler is not None else 0
+        yield GaugeMetricFamily("farebox_spool_files_of_others", "Spool files that bear another ledger's id", others)
         yield GaugeMetricFamily("farebox_spool_damaged", "Spool files that cannot be read whole", waiting.damaged)
 
     def _ledger(self) -> Iterator[Metric]:

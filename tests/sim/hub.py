@@ -243,9 +243,15 @@ class Executor:
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Nothing to do: who waited for its work has had it done."""
 
+    def end(self, seconds: float | None) -> bool:
+        """As `shutdown`."""
+        return True
+
     def _work(self) -> None:
         while self._jobs:
             future, work = self._jobs.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 answer = work()
             except Killed:

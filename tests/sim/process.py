@@ -8,7 +8,6 @@ import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +22,7 @@ from farebox import app, loops
 from farebox.app import Adapters, Runtime
 from farebox.errors import FareboxError, StoreUnavailable
 from farebox.provider.stripe import StripeProvider
+from farebox.threads import DaemonThreads
 from farebox.web.calls import current_call
 from farebox.web.middleware import PaidCalls
 
@@ -314,7 +314,7 @@ def staged(world: "World") -> Iterator[Stage]:
         return Cadence(stage.process, name, step, **spans)
 
     locks = locks_of_the_hub(world.hub)
-    instead: dict[int, Any] = {id(ThreadPoolExecutor): threads, id(loops.Loop): loop, id(futures.wait): wait}
+    instead: dict[int, Any] = {id(DaemonThreads): threads, id(loops.Loop): loop, id(futures.wait): wait}
     for name, module in list(sys.modules.items()):
         if not name.startswith("farebox.") or name.startswith(("farebox.sandbox", "farebox.store", "farebox.loops")):
             continue

@@ -1,7 +1,7 @@
 """`farebox doctor`: what is wrong between the configuration, the ledger and Stripe, and what to do about each."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +54,7 @@ def diagnose(
     webhook_secrets: int,
     live: bool,
     spool: SpoolSummary | None = None,
+    other_spools: Mapping[str, int] | None = None,
 ) -> Iterator[Finding]:
     """Check one thing after another; a check that cannot run is a finding too. Without a provider, what needs none."""
     yield from _ledger(store)
@@ -68,6 +69,8 @@ def diagnose(
     yield from _guarded("subscriptions", lambda: _subscriptions(store, catalog))
     if spool is not None:
         yield _spool(spool, clock)
+    if other_spools:
+        yield from _guarded("spools of others", lambda: _other_spools(store, other_spools))
 
 
 def _stripe(store: Store, provider: Provider, catalog: Catalog, webhook_url: str, *, live: bool) -> Iterator[Finding]:
@@ -280,6 +283,21 @@ def _subscriptions(store: Store, catalog: Catalog) -> Iterator[Finding]:
         yield Finding("subscriptions", "warn", detail, advice)
     if not twice and not unsold:
         yield Finding("subscriptions", "ok", f"{count} that are billed, each meter by one of them")
+
+
+def _other_spools(store: Store, files: Mapping[str, int]) -> Iterator[Finding]:
+    """Outage spools in the folder that bear another ledger's id: nobody brings them in by itself."""
+    former = [ledger_id for ledger_id in store.former_ledgers() if ledger_id in files]
+    if former:
+        detail = f"{sum(files[one] for one in former)} spool files are of this ledger before it was restored"
+        advice = "Stop serving and run `farebox reconcile --after-restore`: usage in them is not in the ledger."
+        yield Finding("spools of others", "fail", detail, advice)
+    if strange := sorted(files.keys() - set(former)):
+        detail = f"{sum(files[one] for one in strange)} spool files are of other ledgers: {', '.join(strange)}"
+        advice = (
+            "If this ledger was lost and replaced, their usage is missing here. Else give each a folder of its own."
+        )
+        yield Finding("spools of others", "warn", detail, advice)
 
 
 def _spool(spool: SpoolSummary, clock: Clock) -> Finding:

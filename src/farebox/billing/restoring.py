@@ -3,9 +3,9 @@
 Nothing is sent. Run while no process serves the ledger; it may be broken off and run again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -15,10 +15,10 @@ from farebox.domain.audit import AuditEntry
 from farebox.domain.catalog import Catalog
 from farebox.domain.restoring import Share, Span, share, spans_of
 from farebox.domain.usage import BUCKET_SECONDS
-from farebox.errors import ProviderRejected, ProviderUnavailable
+from farebox.errors import ProviderRejected, ProviderUnavailable, StoreBusy
 from farebox.ports import Clock, Entropy, Provider, Store
 
-__all__ = ["RESTORED_SECONDS", "SETTLE_SECONDS", "Restoration", "Restored", "Restorer"]
+__all__ = ["RESTORED_SECONDS", "SETTLE_SECONDS", "LostSpools", "Restoration", "Restored", "Restorer"]
 
 RESTORED_SECONDS: Final = 36 * 86_400
 SETTLE_SECONDS: Final = 300
@@ -45,6 +45,7 @@ class Restoration:
     adopted_accounts: list[str] = field(default_factory=list)
     adopted_items: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    spooled_batches: int = 0
     reads: int = 0
     ledger_id: str | None = None
 
@@ -66,10 +67,31 @@ class Restoration:
         return -sum(r.found.unexplained for r in self.buckets)
 
 
-class Restorer:
-    """Finds and imports."""
+class LostSpools(Protocol):
+    """Outage spools that were written for the lost ledger, by the ids that it has had."""
 
-    def __init__(self, store: Store, provider: Provider, clock: Clock, entropy: Entropy, catalog: Catalog) -> None:
+    def waiting(self, ledger_ids: Sequence[str]) -> int:
+        """Batches that wait in files, also in those that a living process holds."""
+        ...
+
+    def bring_in(self, ledger_ids: Sequence[str], *, tried: bool) -> int:
+        """How many batches came in. `tried`: only those which the lost ledger may have had. StoreError."""
+        ...
+
+
+class Restorer:
+    """Finds and imports. `spools`: where usage of the outage may lie; None: nowhere."""
+
+    def __init__(
+        self,
+        store: Store,
+        provider: Provider,
+        clock: Clock,
+        entropy: Entropy,
+        catalog: Catalog,
+        spools: LostSpools | None = None,
+    ) -> None:
+        self._spools = spools
         self._store = store
         self._provider = provider
         self._clock = clock
@@ -80,6 +102,7 @@ class Restorer:
         """What a run would do. Writes nothing. Accounts that are not known here are named, and not looked into."""
         run = Restoration()
         run.adopted_accounts = [account.id for account in self._lost_accounts(since)]
+        run.spooled_batches = self._spools.waiting(self._ledger_ids()) if self._spools is not None else 0
         self._look(run, since, progress)
         return run
 
@@ -97,6 +120,7 @@ class Restorer:
         adopted = [self._adopt(account) for account in self._lost_accounts(since)]
         for account in self._accounts():  # which periods there are decides what belongs where
             refresh_account(self._store, self._provider, self._clock, account)
+        spooled = self._bring_in_spools(tried=True)  # Stripe may have it: its sums must find it here
         before = Restoration()
         self._look(before, since, lambda _: None)
         settle()
@@ -108,12 +132,30 @@ class Restorer:
             self._store.import_share(one.account_id, one.meter, one.event_name, one.found, now=self._clock.now_at())
         for account in self._accounts():
             self._adopt_late_items(account, run)
+        run.spooled_batches = spooled + self._bring_in_spools(tried=False)
         run.ledger_id, epoch = self._entropy.token(), self._entropy.token()
         entry = audit.with_detail(
-            imported=run.imported, delivered=run.delivered, accounts=len(adopted), late_items=len(run.adopted_items)
+            imported=run.imported,
+            delivered=run.delivered,
+            accounts=len(adopted),
+            late_items=len(run.adopted_items),
+            spooled_batches=run.spooled_batches,
         )
         self._store.renew_ledger(run.ledger_id, epoch, audit=entry)
         return run
+
+    def _ledger_ids(self) -> list[str]:
+        return [self._store.ledger().id, *self._store.former_ledgers()]
+
+    def _bring_in_spools(self, *, tried: bool) -> int:
+        """Before the ledger gets another id: after that nobody would look for them. StoreBusy when some must stay."""
+        if self._spools is None:
+            return 0
+        ids = self._ledger_ids()
+        count = self._spools.bring_in(ids, tried=tried)
+        if not tried and self._spools.waiting(ids):
+            raise StoreBusy("A process holds an outage spool of this ledger. Stop it, and run this again.")
+        return count
 
     def _look(self, run: Restoration, since: int | None, progress: Callable[[str], None]) -> None:
         now = self._clock.now_at()

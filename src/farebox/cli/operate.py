@@ -47,6 +47,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
                 webhook_secrets=len(settings.stripe_webhook_secrets),
                 live=settings.live,
                 spool=spools.waiting(store.ledger().id) if spools is not None else None,
+                other_spools=spools.of_others(store.ledger().id) if spools is not None else None,
             )
     except FareboxError as error:
         findings.append(Finding("database", "fail", error.detail, "Change it as said, and run this again."))

@@ -7,10 +7,11 @@ from typing import Final
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from farebox.app import open_provider
+from farebox.app import open_provider, open_spools
 from farebox.billing.restoring import Restoration, Restorer
 from farebox.cli.context import audited, ledger
 from farebox.errors import StoreBusy
+from farebox.metering.spool import Spooler
 from farebox.ports import Clock
 from farebox.roles import REPORTING, ROLE_LEASE_SECONDS
 from farebox.store.sql import SqlStore
@@ -28,7 +29,9 @@ def settle_restored(
 ) -> None:
     """Import, or only say what would be. StoreBusy while the ledger is served."""
     with ledger(config) as (settings, store, clock, entropy):
-        restorer = Restorer(store, open_provider(settings), clock, entropy, settings.catalog)
+        folder = open_spools(settings, store)
+        spools = Spooler(store, folder, clock, entropy, seconds_max=None) if folder is not None else None
+        restorer = Restorer(store, open_provider(settings), clock, entropy, settings.catalog, spools)
         columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed} accounts"), TimeElapsedColumn())
         with Progress(*columns, console=ERR, transient=True) as progress:
             task = progress.add_task("Comparing", total=None)
@@ -90,6 +93,8 @@ def _print(found: Restoration, *, dry_run: bool, as_json: bool) -> None:
         f"{found.delivered} units that waited here are at Stripe; {found.imported} were lost here and are taken over; "
         f"{len(found.adopted_accounts)} lost accounts; {len(found.adopted_items)} lost late items."
     )
+    if found.spooled_batches:
+        OUT.print(f"{found.spooled_batches} batches of the outage {'wait' if dry_run else 'came in'} from spool files.")
     if found.unexplained:
         OUT.print(f"Stripe lacks {found.unexplained} units that this ledger delivered; they were left as they are.")
     if dry_run:

@@ -12,16 +12,26 @@ from typing import Any, Final
 
 from farebox.domain.access import Facts, Grant, Refusal, Standing, decide_standing, identify
 from farebox.domain.keys import Pepper, digest, is_well_formed
-from farebox.errors import FactsStale, KeyInvalid, StoreError
+from farebox.errors import FactsStale, KeyInvalid, StoreError, StoreUnavailable
 from farebox.metering.presence import Admissions
 from farebox.ports import Clock, Store
 
-__all__ = ["FACTS_CACHED_MAX", "FEED_POLL_MILLISECONDS", "STALENESS_MILLISECONDS", "UNKNOWN_CACHED_MAX", "Gate"]
+__all__ = [
+    "CLOCK_SAMPLE_MILLISECONDS_MAX",
+    "FACTS_CACHED_MAX",
+    "FEED_POLL_MILLISECONDS",
+    "FILL_SECONDS_MAX",
+    "STALENESS_MILLISECONDS",
+    "UNKNOWN_CACHED_MAX",
+    "Gate",
+]
 
 FACTS_CACHED_MAX: Final = 1_000_000
 UNKNOWN_CACHED_MAX: Final = 20_000
 FEED_POLL_MILLISECONDS: Final = 250
 STALENESS_MILLISECONDS: Final = 2_000
+FILL_SECONDS_MAX: Final = 10
+CLOCK_SAMPLE_MILLISECONDS_MAX: Final = 500
 
 
 class _Holder:
@@ -57,6 +67,7 @@ class Gate:
         `told_time` hears the store's time with each poll: milliseconds, and the monotonic ones of that moment.
         """
         self._told_time = told_time
+        self._time_was_told = False
         self._store = store
         self._clock = clock
         self._peppers = tuple(peppers)
@@ -147,22 +158,35 @@ class Gate:
 
     def poll(self) -> None:
         """Read the feed and drop what it names. Raises StoreError; staleness counts from the last success."""
-        with self._polling:
-            began_at_ms = self._clock.monotonic_ms()
-            if self._cut_off_ms is None:
-                self._cut_off_ms = began_at_ms
-            changes = self._store.changes(self._epoch, self._head)
-            if changes.at_ms is not None and self._told_time is not None:
-                self._told_time(changes.at_ms, (began_at_ms + self._clock.monotonic_ms()) // 2)
-            with self._lock:
-                if not changes.complete or changes.epoch != self._epoch:
-                    self._drop_all()
-                elif changes.account_ids:
-                    self._drop(changes.account_ids)
-                self._epoch, self._head = changes.epoch, changes.head
-                self._read_at_ms, self._cut_off_ms = began_at_ms, None
-                self._trust()
-                self.admissions.advance(changes.head)
+        if not self._polling.acquire(timeout=STALENESS_MILLISECONDS / 1000):
+            raise StoreUnavailable(internal="another thread waits for the change feed")
+        try:
+            self._read_feed()
+        finally:
+            self._polling.release()
+
+    def _read_feed(self) -> None:
+        began_at_ms = self._clock.monotonic_ms()
+        if self._cut_off_ms is None:
+            self._cut_off_ms = began_at_ms
+        changes = self._store.changes(self._epoch, self._head)
+        if changes.at_ms is not None and self._told_time is not None:
+            self._tell_time(changes.at_ms, began_at_ms, self._clock.monotonic_ms(), self._told_time)
+        with self._lock:
+            if not changes.complete or changes.epoch != self._epoch:
+                self._drop_all()
+            elif changes.account_ids:
+                self._drop(changes.account_ids)
+            self._epoch, self._head = changes.epoch, changes.head
+            self._read_at_ms, self._cut_off_ms = began_at_ms, None
+            self._trust()
+            self.admissions.advance(changes.head)
+
+    def _tell_time(self, at_ms: int, began_ms: int, ended_ms: int, told_time: Callable[[int, int], None]) -> None:
+        """The store said its time somewhere between the two: a slow answer says too little, unless it is the first."""
+        if ended_ms - began_ms <= CLOCK_SAMPLE_MILLISECONDS_MAX or not self._time_was_told:
+            told_time(at_ms, (began_ms + ended_ms) // 2)
+            self._time_was_told = True
 
     def ready(self) -> bool:
         """Whether the feed is fresh enough to let anyone pass."""

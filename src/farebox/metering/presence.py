@@ -122,8 +122,20 @@ class Presence:
     """This process among those that serve the ledger. Its writers bear its id, so that they can be closed with it."""
 
     def __init__(
-        self, store: Store, clock: Clock, entropy: Entropy, acknowledged: Callable[[], int], *, host: str
+        self,
+        store: Store,
+        clock: Clock,
+        entropy: Entropy,
+        acknowledged: Callable[[], int],
+        *,
+        host: str,
+        unsettled: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`acknowledged`: a position of the feed that all calls under way knew. `unsettled`: whether usage of calls
+        that are over may still come into the ledger, out of this process's spool or by a commit in doubt.
+        """
+        self._unsettled = unsettled
+        self._committed = 0
         self._store = store
         self._clock = clock
         self._entropy = entropy
@@ -157,6 +169,11 @@ class Presence:
                 self._store.remove_process(row)
 
     def _row(self) -> ProcessRow:
-        return ProcessRow(
-            self.id, self._host, os.getpid(), self._started_at, self._clock.now_at(), self._acknowledged()
-        )
+        return ProcessRow(self.id, self._host, os.getpid(), self._started_at, self._clock.now_at(), self._position())
+
+    def _position(self) -> int:
+        """What this process acknowledges (L12): nothing new while usage of calls that are over may still come."""
+        position = self._acknowledged()
+        if not self._unsettled():
+            self._committed = position
+        return self._committed

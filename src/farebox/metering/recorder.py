@@ -1,60 +1,59 @@
 """Durable before delivered: calls that finish together share one fenced commit (L1–L4).
 
-Runs on the event loop; the store's work runs on one writer thread. A call is accepted only when its commit is proven.
+Runs on the event loop; the store's work runs on threads, one job at a time, and is waited for within a bound (I18).
+A call is accepted only when its commit is proven.
 """
 
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from farebox.domain.usage import Batch, Increment, RowName
-from farebox.errors import RecordConflict, StoreError, StoreUnavailable, WriterFenced
+from farebox.domain.usage import Increment, RowName
+from farebox.errors import RecordConflict, StoreError, StoreUnavailable
+from farebox.metering.lane import Lane, Overdue
 from farebox.metering.spool import Spooler
+from farebox.metering.writer import InDoubt, Writer
 from farebox.ports import Clock, Entropy, Store
 
 __all__ = [
     "BATCH_ROWS_MAX",
+    "CLOSE_SECONDS_MAX",
     "COMMIT_INTERVAL_MILLISECONDS",
+    "COMMIT_SECONDS_MAX",
     "GATHER_MILLISECONDS_MAX",
+    "LEDGER_SECONDS_MAX",
     "MERGE_ROUNDS_MAX",
-    "RESOLVE_ATTEMPTS_MAX",
+    "RECORDER_THREADS_MAX",
     "RETRY_MILLISECONDS",
-    "InDoubt",
     "Recorder",
 ]
 
 BATCH_ROWS_MAX: Final = 5_000
-RESOLVE_ATTEMPTS_MAX: Final = 3
 RETRY_MILLISECONDS: Final = 250
 MERGE_ROUNDS_MAX: Final = 20
 GATHER_MILLISECONDS_MAX: Final = 8
 COMMIT_INTERVAL_MILLISECONDS: Final = 1
+COMMIT_SECONDS_MAX: Final = 20  # of a call, from its being handed over to its answer
+LEDGER_SECONDS_MAX: Final = 10  # where a spool may take over: so long of them the ledger is waited for
+CLOSE_SECONDS_MAX: Final = 5
+RECORDER_THREADS_MAX: Final = 6  # commits and merges each go on beside STUCK_JOBS_MAX that hang
 _QUIET_TURNS: Final = 3
-_MAY_HAVE_HAPPENED: Final = "Usage could not be recorded. The call may have done its work."
+_NOT_TRIED: Final = "Usage cannot be recorded right now: the ledger does not answer."
 
 _log = structlog.get_logger("farebox.recorder")
-
-
-class InDoubt(StoreUnavailable):
-    """A commit whose outcome is not known yet. When it is `over`, `landed` says it; None: nobody will ever know."""
-
-    landed: bool | None = None
-    over = False
-
-    def resolve(self, landed: bool | None) -> None:
-        self.landed, self.over = landed, True
 
 
 class _Group:
     """What will be committed together: sums by usage row, and one future for each of the calls that wait."""
 
-    __slots__ = ("named", "sums", "waiting")
+    __slots__ = ("born_ms", "named", "sums", "waiting")
 
-    def __init__(self, named: Sequence[Increment] = ()) -> None:
+    def __init__(self, born_ms: int, named: Sequence[Increment] = ()) -> None:
+        self.born_ms = born_ms
         self.sums: dict[RowName, list[int]] = {}  # quantity, calls, and when it was used last
         self.named = tuple(named)
         self.waiting: list[asyncio.Future[None]] = []
@@ -87,29 +86,30 @@ class Recorder:
         store: Store,
         clock: Clock,
         entropy: Entropy,
-        thread: Executor,
+        threads: Executor,
         spool: Spooler | None = None,
         process_id: Callable[[], str] | None = None,
     ) -> None:
-        """`process_id` begins the names of this process's writers, so that they can be closed when it has died."""
+        """`process_id` begins the names of this process's writers, so that they can be closed when it has died.
+
+        Of `threads` one is enough until something hangs; with RECORDER_THREADS_MAX it goes on even then.
+        """
         self._store = store
         self._spool = spool if spool is not None and spool.allowed else None
         self._clock = clock
         self._entropy = entropy
-        self._thread = thread
+        self._process_id = process_id
+        self._writer = self._new_writer()
+        self._lane = Lane(threads)
+        self._aside = Lane(threads)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[_Group] = []
         self._open: _Group | None = None
         self._task: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
         self._merging: asyncio.Task[None] | None = None
-        self._writer = ""
-        self._writer_process = 0
-        self._process_id = process_id
-        self._number = 0
+        self._closing = asyncio.Event()
         self._commit_from_ms = 0
-        self._unproven: Batch | None = None
-        self._doubt = InDoubt()
         self.healthy = True
         self.committed_batches = 0
         self.committed_calls = 0
@@ -118,6 +118,11 @@ class Recorder:
     def spooling(self) -> bool:
         """Whether what is accepted now goes into the spool instead of the ledger."""
         return self._spool is not None and self._spool.active
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether usage of calls that are over may still come into the ledger: out of the spool, or in doubt."""
+        return self.spooling or (not self.healthy and self._writer.in_doubt)
 
     def now_at(self) -> int:
         """The time of a call that is handed over now (L4)."""
@@ -131,7 +136,7 @@ class Recorder:
         """
         group = self._open
         if group is None or len(group.sums) >= BATCH_ROWS_MAX:
-            group = self._open = _Group()
+            group = self._open = _Group(self._clock.monotonic_ms())
             self._waiting.append(group)
         sums = group.sums
         for name, quantity in usage:
@@ -152,7 +157,7 @@ class Recorder:
         if all(increment.record_id is None for increment in increments):
             await self.count([(increment[:5], increment.quantity) for increment in increments], increments[-1].used_at)
             return
-        group = _Group(increments)
+        group = _Group(self._clock.monotonic_ms(), increments)
         self._waiting.append(group)
         self._open = None
         await self._wait_in(group)
@@ -166,20 +171,30 @@ class Recorder:
         return future
 
     async def close(self) -> None:
-        """Commit what waits, and close the writer. Raises nothing: what could not be committed has been refused."""
+        """Commit what waits, and close the writer. Raises nothing: what could not be committed has been refused.
+
+        Takes COMMIT_SECONDS_MAX and some CLOSE_SECONDS_MAX at most.
+        """
+        self._closing.set()
         while self._task is not None:
             await asyncio.wait({self._task})
-        for task in (self._recovery, self._merging):
-            if task is not None:
+        going = {task for task in (self._recovery, self._merging) if task is not None and not task.done()}
+        hanging: set[asyncio.Task[None]] = set()
+        if going:
+            _, hanging = await asyncio.wait(going, timeout=CLOSE_SECONDS_MAX)
+            for task in hanging:
                 task.cancel()
                 await asyncio.wait({task})
         if self._spool is not None:
-            await self._run(self._spool.close)
-        if self._writer and self._unproven is None and self._writer_process == os.getpid():
-            try:
-                await self._run(self._store.close_writer, self._writer)
-            except StoreError as error:
-                _log.warning("writer_not_closed", reason=str(error))
+            await self._close_part("spool_not_closed", self._spool.close)
+        if self._writer.settled and not hanging:
+            await self._close_part("writer_not_closed", self._store.close_writer, self._writer.name)
+
+    async def _close_part(self, failure: str, work: Callable[..., None], *arguments: str) -> None:
+        try:
+            await self._lane.run(work, *arguments, milliseconds=CLOSE_SECONDS_MAX * 1000)
+        except StoreError as error:
+            _log.warning(failure, reason=str(error), internal=error.internal)
 
     async def _drain(self) -> None:
         """Commit group after group until none waits, each once the event loop has no further call for it."""
@@ -191,7 +206,7 @@ class Recorder:
                     self._open = None
                 increments = group.increments()
                 try:
-                    await self._run(self._commit, increments)
+                    await self._commit(group, increments)
                 except StoreError as error:
                     if self._spool is None or not group.named:
                         self._fail(error)
@@ -214,6 +229,51 @@ class Recorder:
             self._task = None
             if self._waiting:
                 self._task = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _commit(self, group: _Group, increments: tuple[Increment, ...]) -> None:
+        """Return when the group is durable, within COMMIT_SECONDS_MAX of its birth. StoreError; InDoubt."""
+        left_ms = self._left_ms(group)
+        if left_ms == 0:
+            raise StoreUnavailable(_NOT_TRIED)
+        if self._spool is not None and not self._spool.active:
+            left_ms = min(left_ms, LEDGER_SECONDS_MAX * 1000)
+        writer = self._own_writer()
+        try:
+            await self._lane.run(writer.commit, increments, milliseconds=left_ms)
+        except Overdue as late:
+            given_up = writer.give_up(increments) if late.begun else None
+            if given_up is not None:
+                _log.error("commit_hangs", writer=writer.name, reason=late.internal)
+                self._writer = given_up.successor
+                if given_up.durable:
+                    return
+            await self._spill(group, increments, given_up.doubt if given_up is not None else None)
+
+    async def _spill(self, group: _Group, increments: tuple[Increment, ...], doubt: InDoubt | None) -> None:
+        """The ledger hangs: into the spool where there is one; else refuse the group, and all who wait behind it."""
+        error: StoreUnavailable = doubt if doubt is not None else StoreUnavailable(_NOT_TRIED)
+        if self._spool is not None and not self._spool.active:
+            writer = self._writer
+            try:
+                await self._lane.run(writer.spill, increments, error, milliseconds=self._left_ms(group))
+            except Overdue as late:
+                given_up = writer.give_up(increments) if late.begun else None
+                if given_up is not None:
+                    self._writer = given_up.successor
+                    if given_up.durable:
+                        return
+                    error = given_up.doubt or error
+            except StoreUnavailable as refused:
+                error = refused
+            else:
+                return
+        waiting, self._waiting, self._open = self._waiting, [], None
+        for other in waiting:
+            other.end(StoreUnavailable(_NOT_TRIED))
+        raise error
+
+    def _left_ms(self, group: _Group) -> int:
+        return max(group.born_ms + COMMIT_SECONDS_MAX * 1000 - self._clock.monotonic_ms(), 0)
 
     async def _gather_calls(self, group: _Group) -> None:
         """Let calls that are about to finish join: wait while the loop still brings some, a few milliseconds at most,
@@ -238,83 +298,14 @@ class Recorder:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def _commit(self, increments: tuple[Increment, ...]) -> None:
-        """On the writer thread: into the ledger; when that is lost, and for as long as it is, into the spool."""
-        if self._spool is not None and self._spool.active:
-            _into(self._spool, increments)
-            return
-        try:
-            self._commit_to_ledger(increments)
-        except StoreUnavailable:
-            if self._spool is None or not increments or not self._writer:
-                raise  # without a writer it was fenced off: what became of the batch is not known and never will be
-            # The batch whose answer was lost goes along by name: only the replay will know whether it landed.
-            lost = self._unproven if self._unproven is not None and self._unproven.increments is increments else None
-            _into(self._spool, increments, lost)
-            self._writer, self._unproven = "", None
+    def _new_writer(self) -> Writer:
+        return Writer(self._store, self._entropy, self._spool, self._process_id)
 
-    def _commit_to_ledger(self, increments: tuple[Increment, ...]) -> None:
-        """Settle what is unproven, then commit, and find out what became of it."""
-        self._ensure_writer()
-        self._settle_unproven()
-        try:
-            self._commit_once(increments)
-        except WriterFenced:
-            # The transaction was rolled back, so nothing landed; the same increments may go under a new writer.
-            _log.warning("writer_fenced", writer=self._writer)
-            self._writer = ""
-            self._commit_once(increments)
-
-    def _commit_once(self, increments: tuple[Increment, ...]) -> None:
-        self._ensure_writer()
-        batch = Batch(self._writer, self._number + 1, self._entropy.token(), increments)
-        try:
-            self._store.commit_batch(batch)
-        except StoreUnavailable as unknown:
-            self._unproven, self._doubt = batch, InDoubt(_MAY_HAVE_HAPPENED)
-            if not self._landed(batch):
-                raise StoreUnavailable(_MAY_HAVE_HAPPENED) from unknown
-        self._number = batch.number
-
-    def _landed(self, batch: Batch) -> bool:
-        """Ask a few times whether the batch landed; what stays unknown is settled before anything else is committed.
-
-        With a spool to go on with, once is enough: the call waits meanwhile.
-        """
-        attempts = 1 if self._spool is not None else RESOLVE_ATTEMPTS_MAX
-        for attempt in range(attempts):
-            try:
-                landed = self._store.batch_landed(batch)
-            except WriterFenced:
-                self._writer, self._unproven = "", None
-                self._doubt.resolve(None)
-                raise self._doubt from None
-            except StoreUnavailable as unknown:
-                if attempt + 1 == attempts:
-                    self._doubt.internal = unknown.internal
-                    raise self._doubt from unknown
-            else:
-                self._unproven, self._number = None, batch.number
-                self._doubt.resolve(landed)
-                return landed
-        raise AssertionError("unreachable")
-
-    def _settle_unproven(self) -> None:
-        """Find out about the batch before. What comes after it has not been tried, so it is in no doubt itself."""
-        if self._unproven is not None:
-            try:
-                self._landed(self._unproven)
-            except InDoubt as doubt:
-                raise StoreUnavailable(_MAY_HAVE_HAPPENED, internal=doubt.internal) from doubt
-
-    def _ensure_writer(self) -> None:
+    def _own_writer(self) -> Writer:
         """A writer belongs to one process: after a fork the child is another (L1)."""
-        process = os.getpid()
-        if not self._writer or self._writer_process != process:
-            name = self._entropy.token()
-            self._writer = f"{self._process_id()}-{name}" if self._process_id is not None else name
-            self._writer_process, self._number = process, 0
-            self._unproven = None
+        if self._writer.process != os.getpid():
+            self._writer = self._new_writer()
+        return self._writer
 
     def _fail(self, error: StoreError) -> None:
         _log.error("commit_failed", reason=str(error))
@@ -325,14 +316,32 @@ class Recorder:
 
     async def _recover(self) -> None:
         """Try an empty commit until one succeeds, so that calls are let in again only then."""
-        while not self.healthy:
-            await asyncio.sleep(RETRY_MILLISECONDS / 1000)
-            try:
-                await self._run(self._commit, ())
-            except StoreError:
-                continue
-            self.healthy = True
-            _log.info("commit_recovered")
+        while not self.healthy and not await self._pause():
+            self.healthy = await self._attempt()
+            if self.healthy:
+                _log.info("commit_recovered")
+
+    async def _attempt(self) -> bool:
+        """Settle what is in doubt and commit nothing. False when the ledger did not take it."""
+        writer = self._own_writer()
+        try:
+            await self._lane.run(writer.commit, (), milliseconds=COMMIT_SECONDS_MAX * 1000)
+        except Overdue as late:
+            if late.begun:
+                self._writer = writer.give_up(()).successor
+            return False
+        except StoreError:
+            return False
+        return True
+
+    async def _pause(self) -> bool:
+        """Wait before the next attempt. Whether there shall be none, because the process ends."""
+        try:
+            async with asyncio.timeout(RETRY_MILLISECONDS / 1000):
+                await self._closing.wait()
+        except TimeoutError:
+            pass
+        return self._closing.is_set()
 
     def _merge_when_spooling(self) -> None:
         if self.spooling and (self._merging is None or self._merging.done()):
@@ -341,29 +350,18 @@ class Recorder:
     async def _merge(self) -> None:
         """Bring the spool into the ledger as soon as it is back, and end it in a moment in which nothing is added."""
         spool, rounds = self._spool, 0
-        while spool is not None and spool.active:
+        while spool is not None and spool.active and not self._closing.is_set():
             try:
                 rounds += 1
-                if await asyncio.to_thread(spool.step) or rounds >= MERGE_ROUNDS_MAX:
-                    await self._run(spool.finish)
+                few = await self._aside.run(spool.step, milliseconds=COMMIT_SECONDS_MAX * 1000)
+                if few or rounds >= MERGE_ROUNDS_MAX:
+                    await self._lane.run(spool.finish, milliseconds=COMMIT_SECONDS_MAX * 1000)
                     self.healthy = True
+                    if self._writer.in_doubt:
+                        await self._attempt()
             except StoreError:
                 rounds = 0
-                await asyncio.sleep(RETRY_MILLISECONDS / 1000)
+                await self._pause()
             except Exception:
                 _log.exception("merge_broken")
-                await asyncio.sleep(RETRY_MILLISECONDS / 1000)
-
-    async def _run(self, work: Callable[..., None], *arguments: Any) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
-
-
-def _into(spool: Spooler, increments: tuple[Increment, ...], lost: Batch | None = None) -> None:
-    """Usage from outside a request is refused: whether its id is new is known to the ledger alone."""
-    if _has_ids(increments):
-        raise StoreUnavailable(_MAY_HAVE_HAPPENED)
-    spool.append(increments, lost)
-
-
-def _has_ids(increments: Sequence[Increment]) -> bool:
-    return any(i.record_id is not None for i in increments)
+                await self._pause()

@@ -2,7 +2,6 @@
 the hour and the billing period in which it was used; a bad one never loses the others.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -22,11 +21,13 @@ from farebox.errors import (
     RequestRefused,
     UsageError,
 )
+from farebox.metering.lane import within
 from farebox.metering.presence import Admissions
 from farebox.metering.recorder import Recorder
 from farebox.ports import Clock, Store
 
 __all__ = [
+    "LOOK_SECONDS_MAX",
     "RECORDS_PER_COMMIT_MAX",
     "RECORD_AGE_SECONDS_MAX",
     "RECORD_AHEAD_SECONDS_MAX",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 RECORD_ID_CHARACTERS_MAX: Final = 200
+LOOK_SECONDS_MAX: Final = 20
 RECORD_AGE_SECONDS_MAX: Final = 34 * 86_400
 RECORD_AHEAD_SECONDS_MAX: Final = 300
 RECORDS_PER_COMMIT_MAX: Final = 100
@@ -82,7 +84,7 @@ class Records:
         at = self._check(event)
         admission = self._admissions.enter()
         try:
-            place = await asyncio.get_running_loop().run_in_executor(self._readers, self._place, event.account_id)
+            place = await within(LOOK_SECONDS_MAX, self._readers, self._place, event.account_id)
             await self._recorder.record([_increment(event, at, place, "")])
         finally:
             admission.leave()
@@ -103,7 +105,7 @@ class Records:
                 good.append((number, event, self._check(event)))
             except _Refusals as error:
                 results[number] = _rejected(event, error)
-        places, before = await asyncio.get_running_loop().run_in_executor(self._readers, self._look, good)
+        places, before = await within(LOOK_SECONDS_MAX, self._readers, self._look, good)
         new, again = _sorted_out(good, places, before, key_id, results)
         for start in range(0, len(new), RECORDS_PER_COMMIT_MAX):
             await self._commit(new[start : start + RECORDS_PER_COMMIT_MAX], events, results)

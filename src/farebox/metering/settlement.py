@@ -32,7 +32,7 @@ _log = structlog.get_logger("farebox.settlement")
 
 
 class Settlement:
-    """Settles accounts, one after another. `pause` waits for so many milliseconds."""
+    """Settles accounts, one after another. `pause` waits for so many milliseconds; `spooled` counts spool files."""
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class Settlement:
         sealer: Sealer,
         reporter: Reporter,
         pause: Callable[[int], None],
+        spooled: Callable[[], int] = lambda: 0,
     ) -> None:
         self._store = store
         self._provider = provider
@@ -50,6 +51,7 @@ class Settlement:
         self._reporter = reporter
         self._watch = Watch(clock)
         self._pause = pause
+        self._spooled = spooled
 
     def run(self, account: Account, change: Callable[[], _T], *, seconds_max: int = SETTLEMENT_SECONDS_MAX) -> _T:
         """Do `change` when no call of the account is under way and Stripe's own sums have all that it has used.
@@ -65,6 +67,7 @@ class Settlement:
             )
         try:
             self._until(lambda: self._missing_process(position), ends_ms)
+            self._until(self._left_in_spools, ends_ms)
             self._until(lambda: self._unbilled(account), ends_ms)
             self._until(lambda: self._freshness(account), ends_ms)
             self._until(lambda: self._disagreement(account), ends_ms)
@@ -90,6 +93,11 @@ class Settlement:
         if not waiting:
             return ""
         return f"the process {waiting[0].pid} on {waiting[0].host} has calls of before under way, or does not answer"
+
+    def _left_in_spools(self) -> str:
+        """Usage that a dead process spooled here. A living one has brought its own in before it acknowledged."""
+        files = self._spooled()
+        return f"usage waits in {files} spool files, which a running Farebox brings in" if files else ""
 
     def _unbilled(self, account: Account) -> str:
         """Usage that is not at Stripe yet. Seals and sends, beside the processes that do so anyway."""

@@ -15,7 +15,8 @@ from farebox.domain.usage import RowName
 from farebox.errors import StoreError
 from farebox.metering.parking import Parking
 from farebox.metering.presence import Admission
-from farebox.metering.recorder import RETRY_MILLISECONDS, InDoubt, Recorder
+from farebox.metering.recorder import RETRY_MILLISECONDS, Recorder
+from farebox.metering.writer import InDoubt
 
 __all__ = ["TAILS_SECONDS_MAX", "Settling", "Tails"]
 

@@ -175,6 +175,10 @@ class ReconcilingStore(Protocol):
         """A new name and a new feed; every writer is closed. Later meter events meet no earlier one's name."""
         ...
 
+    def former_ledgers(self) -> list[str]:
+        """Ids that this ledger has had, newest first: outage spools may still bear one of them."""
+        ...
+
     # corrections and the audit log
     def adjust(
         self,

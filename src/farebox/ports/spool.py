@@ -24,7 +24,7 @@ class SpooledBatch:
 
 @dataclass(frozen=True, slots=True)
 class SpoolSummary:
-    """What waits in a folder for one ledger. `damaged` counts files with records that cannot be read."""
+    """What waits in a folder for one ledger. `damaged` counts files, of any, with records that cannot be read."""
 
     files: int = 0
     batches: int = 0
@@ -45,6 +45,15 @@ class Spool(Protocol):
     def begun_at(self) -> int: ...
     @property
     def batches(self) -> int: ...
+    @property
+    def tried(self) -> int:
+        """The number up to which its batches may have been in some ledger, also one that was lost since."""
+        ...
+
+    def mark_tried(self, number: int) -> None:
+        """Write that down, if it can be: bringing usage in must not fail because a disk is full."""
+        ...
+
     def append(self, batch: SpooledBatch) -> None:
         """Durable on return. StoreUnavailable when it could not be written: then it does not count."""
         ...
@@ -71,3 +80,6 @@ class SpoolFolder(Protocol):
         ...
 
     def waiting(self, ledger_id: str) -> SpoolSummary: ...
+    def of_others(self, ledger_id: str) -> dict[str, int]:
+        """Files in the folder that bear the id of another ledger: how many, by that id."""
+        ...

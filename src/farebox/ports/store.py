@@ -119,7 +119,8 @@ class Store(AccountStore, ReportStore, ReconcilingStore, PresenceStore, Protocol
 
     def batch_landed(self, batch: Batch) -> bool:
         """After an unknown outcome: commit an empty batch of the same number and nonce-less; True when the batch had
-        landed, False when it had not and never can. WriterFenced for anything else. The number is used up either way.
+        landed, False when it had not and never can. WriterFenced for anything else. The number is used up either way,
+        and the same may be asked again.
         """
         ...
 

@@ -34,23 +34,29 @@ class FolderLock:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor
-        _held.add(descriptor)
+        _held.add(self)
 
     def release(self) -> None:
-        if self._descriptor is not None:
-            _held.discard(self._descriptor)
-            with suppress(OSError):  # a child closed it with the fork
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-                os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        _held.discard(self)
+        if descriptor is not None:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    def _let_go(self) -> None:
+        """Close the file without unlocking it: the lock is the parent's."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _let_go_in_child() -> None:
     """A forked child must not keep the folder locked after its parent has died."""
-    for descriptor in _held:
-        os.close(descriptor)
+    for lock in _held:
+        lock._let_go()
     _held.clear()
 
 
-_held: set[int] = set()
+_held: set[FolderLock] = set()
 os.register_at_fork(after_in_child=_let_go_in_child)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from farebox.errors import StoreUnusable
 from farebox.ports import Durability
 from farebox.store.listening import Listener
+from farebox.store.patience import patient
 
 __all__ = [
     "CONNECT_SECONDS_MAX",
@@ -100,6 +101,11 @@ class PostgresBackend:
             )
         except ImportError as error:
             raise StoreUnusable(f"{_INSTALL}.", internal=str(error)) from error
+        connections = patient(engine.dialect.loaded_dbapi)
+        event.listen(
+            engine, "do_connect", lambda _dialect, _record, arguments, named: connections.connect(*arguments, **named)
+        )
+        event.listen(engine, "checkin", _hurry)
         event.listen(engine, "connect", self._on_connect, insert=True)  # before SQLAlchemy asks questions of its own
         return engine
 
@@ -116,6 +122,8 @@ class PostgresBackend:
 
     def lock_schema(self, connection: Connection) -> None:
         """Until the transaction ends nobody else makes or changes the schema. Waits for a migration under way."""
+        raw: Any = connection.connection.dbapi_connection
+        raw.endless = True
         for name, value in (("lock_timeout", str(SCHEMA_WAIT_MILLISECONDS_MAX)), ("statement_timeout", "0")):
             connection.execute(sa.select(sa.func.set_config(name, value, True)))
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCKS, _SCHEMA_LOCK)))
@@ -169,3 +177,9 @@ class PostgresBackend:
         self._weaknesses = tuple(weak)
         if weak and not self._allow_weak:
             raise StoreUnusable(f"{self.name} does not keep its writes: {' '.join(weak)} {_TOLD}")
+
+
+def _hurry(raw: Any, _record: Any) -> None:
+    """What waited for a migration waits no longer than others when it is used again."""
+    if raw is not None:
+        raw.endless = False

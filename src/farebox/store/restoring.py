@@ -109,9 +109,16 @@ class RestoringTables:
                 of_bucket = (u.account_id == account_id) & (u.meter == meter) & (u.bucket_start == at)
                 connection.execute(sa.update(t.usage).where(of_bucket).values(dirty=True))
 
+    def former_ledgers(self) -> list[str]:
+        f = t.former_ledgers.c
+        with self._database.read() as connection:
+            return list(connection.execute(sa.select(f.id).order_by(f.renewed_at.desc(), f.id)).scalars())
+
     @rerun
     def renew_ledger(self, ledger_id: str, epoch: str, *, audit: AuditEntry) -> None:
         with self._database.write() as connection:
+            former = connection.execute(sa.select(t.ledger.c.id).with_for_update()).scalar_one()
+            insert_new(connection, t.former_ledgers, {"id": former, "renewed_at": audit.at})
             connection.execute(sa.update(t.writers).values(state="closed"))
             connection.execute(sa.update(t.ledger).values(id=ledger_id))
             clear_halt(connection)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ __all__ = ["SPOOL_BYTES_MAX", "FileSpool", "FileSpoolFolder"]
 SPOOL_BYTES_MAX: Final = 67_108_864
 _MARK: Final = b"FBXS"
 _ROOM_BYTES: Final = 1_048_576  # with less left it is full for all: a small probe must not say that there is room
+_TRIED: Final = b'{"tried"'
 _HEAD: Final = struct.Struct(">4sII")  # mark, length and CRC-32 of what follows
 _FULL: Final = "Usage cannot be recorded right now: the outage spool is full."
 _UNWRITABLE: Final = "Usage cannot be recorded right now: the outage spool cannot be written."
@@ -36,18 +38,24 @@ class FileSpool:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
-        self._descriptor = descriptor
+        self._descriptor = descriptor  # -1 once it is closed: the number may be another file's by then
         self._end = 0  # of the last whole record
         self._starts: list[int] = []
+        self._tried = 0
+        self._writing = threading.Lock()
         self._broken = False
         self._damaged = False
         self.writer = ""
         self.begun_at = 0
-        _held.add(descriptor)
+        _open.add(self)
 
     @property
     def batches(self) -> int:
         return len(self._starts)
+
+    @property
+    def tried(self) -> int:
+        return self._tried
 
     @property
     def bytes(self) -> int:
@@ -72,6 +80,8 @@ class FileSpool:
         for start, end, document in _records(content):
             if start == 0:
                 self.writer, self.begun_at = document["writer"], document["begun_at"]
+            elif "tried" in document:
+                self._tried = document["tried"]
             else:
                 self._starts.append(start)
             self._end = end
@@ -81,14 +91,23 @@ class FileSpool:
         return self._end > 0
 
     def append(self, batch: SpooledBatch) -> None:
-        start = self._end
-        self._write(_document(batch))
-        self._starts.append(start)
+        self._starts.append(self._write(_document(batch)))
+
+    def mark_tried(self, number: int) -> None:
+        if number > self._tried:
+            self._tried = number
+            try:
+                self._write({"tried": number}, room_bytes=0)
+            except StoreUnavailable as error:
+                _log.warning("spool_not_marked", file=str(self._path), reason=error.internal)
 
     def read(self, after: int) -> Iterator[SpooledBatch]:
         for start in self._starts[after:]:
-            head = os.pread(self._descriptor, _HEAD.size, start)
-            body = os.pread(self._descriptor, _HEAD.unpack(head)[1], start + _HEAD.size)
+            descriptor = self._descriptor
+            if descriptor < 0:
+                raise StoreUnavailable(_UNWRITABLE, internal="the outage spool is closed")
+            head = os.pread(descriptor, _HEAD.size, start)
+            body = os.pread(descriptor, _HEAD.unpack(head)[1], start + _HEAD.size)
             yield _batch(json.loads(body))
 
     def remove(self) -> None:
@@ -103,26 +122,33 @@ class FileSpool:
         self.close()
 
     def close(self) -> None:
-        if self._descriptor in _held:
-            _held.discard(self._descriptor)
-            os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        _open.discard(self)
+        if descriptor >= 0:
+            os.close(descriptor)
 
-    def _write(self, document: dict[str, Any]) -> None:
+    def _write(self, document: dict[str, Any], *, room_bytes: int = _ROOM_BYTES) -> int:
+        """Where the record begins, which is durable. One thread appends and another may mark."""
         body = json.dumps(document, separators=(",", ":")).encode()
         record = _HEAD.pack(_MARK, len(body), zlib.crc32(body)) + body
-        if self._broken:
-            raise StoreUnavailable(_UNWRITABLE)
-        if self._end + max(len(record), _ROOM_BYTES) > SPOOL_BYTES_MAX:
-            raise StoreUnavailable(_FULL)
-        try:
-            written = os.pwrite(self._descriptor, record, self._end)
-            if written != len(record):
-                raise OSError("the record was not written whole")
-            os.fsync(self._descriptor)
-        except OSError as error:
-            self._take_back()
-            raise StoreUnavailable(_UNWRITABLE, internal=str(error)) from error
-        self._end += len(record)
+        if self._descriptor < 0:
+            raise StoreUnavailable(_UNWRITABLE, internal="the outage spool is closed")
+        with self._writing:
+            start = self._end
+            if self._broken:
+                raise StoreUnavailable(_UNWRITABLE, internal="the outage spool is broken")
+            if start + max(len(record), room_bytes) > SPOOL_BYTES_MAX:
+                raise StoreUnavailable(_FULL)
+            try:
+                written = os.pwrite(self._descriptor, record, start)
+                if written != len(record):
+                    raise OSError("the record was not written whole")
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self._take_back()
+                raise StoreUnavailable(_UNWRITABLE, internal=str(error)) from error
+            self._end += len(record)
+            return start
 
     def _take_back(self) -> None:
         """Drop what may stand behind the last whole record. When that fails too, nothing is appended any more."""
@@ -181,7 +207,7 @@ class FileSpoolFolder:
                 young.close()
 
     def waiting(self, ledger_id: str) -> SpoolSummary:
-        files, batches, size, damaged = 0, 0, 0, len(self._files(ledger_id, "damaged"))
+        files, batches, size, damaged = 0, 0, 0, len(self._files("*", "damaged"))
         begun: list[int] = []
         for path in self._files(ledger_id, "spool"):
             found = _glance(path)
@@ -189,6 +215,10 @@ class FileSpoolFolder:
                 files, batches, size = files + 1, batches + found[0], size + found[1]
                 begun.append(found[2])
         return SpoolSummary(files, batches, size, min(begun, default=None), damaged)
+
+    def of_others(self, ledger_id: str) -> dict[str, int]:
+        ids = [path.name.split("-")[1] for path in self._files("*", "spool")]
+        return {id: ids.count(id) for id in sorted({*ids} - {ledger_id})}
 
     def _files(self, ledger_id: str, kind: str) -> list[Path]:
         return sorted(self._folder.glob(f"farebox-{ledger_id}-*.{kind}"))
@@ -227,7 +257,11 @@ def _glance(path: Path) -> tuple[int, int, int] | None:
                     break
                 if end == 0:
                     begun_at = int(json.loads(file.read(length))["begun_at"])
-                batches, end = batches + 1, file.seek(length if end else 0, os.SEEK_CUR)
+                    batches, end = 0, file.tell()
+                else:
+                    first = file.read(min(length, len(_TRIED)))
+                    batches += first != _TRIED
+                    end = file.seek(length - len(first), os.SEEK_CUR)
     except (OSError, ValueError, KeyError, struct.error):
         return None
     return (batches, end, begun_at) if batches > 0 else None
@@ -302,10 +336,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _let_go_in_child() -> None:
     """A forked child shares the lock of its parent's spool: it must not keep it after the parent has died."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
+    for spool in list(_open):
+        spool.close()
 
 
-_held: set[int] = set()
+_open: set[FileSpool] = set()
 os.register_at_fork(after_in_child=_let_go_in_child)

@@ -57,7 +57,8 @@ class SqliteBackend:
             _prepare_file(self.path)
             _refuse_foreign_file(self.path)
         shared: dict[str, Any] = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
-        many: dict[str, Any] = {"pool_size": CONNECTIONS_MAX, "max_overflow": 0}
+        wait_seconds = BUSY_TIMEOUT_MILLISECONDS // 1000
+        many: dict[str, Any] = {"pool_size": CONNECTIONS_MAX, "max_overflow": 0, "pool_timeout": wait_seconds}
         # What is bound to a statement shows in no log and no trace: e-mails, digests of keys.
         engine = sa.create_engine(self._url, hide_parameters=True, **(shared if self.path is None else many))
         event.listen(engine, "connect", _on_connect)

@@ -31,6 +31,7 @@ __all__ = [
     "events",
     "feed",
     "feed_head",
+    "former_ledgers",
     "inbox",
     "late_items",
     "leases",
@@ -57,6 +58,13 @@ ledger = Table(
     Column("livemode", Boolean),
     Column("halted_reason", Text),  # why no process reports anything any more, until a person clears it (L6)
     Column("halted_at", BigInteger),
+)
+
+former_ledgers = Table(  # ids that this ledger had before it was restored: outage spools may bear them
+    "former_ledgers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("renewed_at", BigInteger, nullable=False),
 )
 
 feed_head = Table(

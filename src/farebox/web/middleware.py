@@ -4,7 +4,6 @@ Never lets an unrecorded billable answer out, and never holds a body: only its s
 It also carries Farebox through the application's lifespan: started before it, stopped after it.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ from farebox.errors import (
     StoreUnavailable,
     UsageError,
 )
-from farebox.metering.gate import Gate
+from farebox.metering.gate import FILL_SECONDS_MAX, Gate
+from farebox.metering.lane import within
 from farebox.metering.presence import Admission
 from farebox.metering.recorder import Recorder
 from farebox.web.calls import SCOPE_KEY, Call, RouteTable, credential_of, running_call
@@ -69,7 +69,7 @@ class Edge:
     async def _facts(self, text: str) -> Facts:
         facts = self.gate.known(text)
         if facts is None:
-            facts = await asyncio.get_running_loop().run_in_executor(self.readers, self.gate.fill, text)
+            facts = await within(FILL_SECONDS_MAX, self.readers, self.gate.fill, text)
         return facts
 
     async def identify_holder(self, scope: Mapping[str, Any]) -> Facts:
@@ -271,7 +271,7 @@ async def _serve_billing(edge: Edge, path: str, scope: Scope, receive: Receive, 
     async def send_after_feed(message: Message) -> None:
         if message["type"] == "http.response.start":
             try:
-                await asyncio.get_running_loop().run_in_executor(edge.readers, edge.gate.poll)
+                await within(FILL_SECONDS_MAX, edge.readers, edge.gate.poll)
             except StoreError as error:
                 _log.warning("feed_unread", reason=str(error))
         await send(message)

@@ -16,7 +16,7 @@ from farebox.domain.keys import ApiKey, Pepper, digest, mint, pepper_from
 from farebox.domain.usage import Period
 from farebox.errors import FactsStale, KeyExpired, KeyInvalid, KeyRevoked, StoreUnavailable, SubscriptionMissing
 from farebox.metering import gate as module
-from farebox.metering.gate import STALENESS_MILLISECONDS, Gate
+from farebox.metering.gate import CLOCK_SAMPLE_MILLISECONDS_MAX, STALENESS_MILLISECONDS, Gate
 from farebox.ports import Changes
 from farebox.store import tables as t
 from farebox.store.sql import MEMORY_URL, SqlStore
@@ -454,3 +454,24 @@ def test_what_is_remembered_is_bounded(house: House, monkeypatch: pytest.MonkeyP
     assert 15 <= len(known) <= 20
     assert known == texts[-len(known) :]
     assert all(let_in(house, text) for text in texts)
+
+
+def test_only_a_quick_answer_tells_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L4: the store's time is taken from an answer that came soon, since a slow one says it too vaguely; only the first
+    is better than none."""
+    store, clock, told = SqlStore(MEMORY_URL, StillClock(AT), SystemEntropy()), StillClock(AT), list[int]()
+    store.open()
+    gate = Gate(store, clock, (), 0, told_time=lambda at_ms, monotonic_ms: told.append(at_ms))
+    read = store.changes
+
+    def changes(epoch: str, after: int) -> Changes:
+        took_ms = spans.pop(0)
+        clock.manual.pass_ms(took_ms)
+        return replace(read(epoch, after), at_ms=took_ms)
+
+    monkeypatch.setattr(store, "changes", changes)
+    spans = [3_000, 2_000, CLOCK_SAMPLE_MILLISECONDS_MAX + 1, CLOCK_SAMPLE_MILLISECONDS_MAX, 5, 4_000]
+    for _ in range(len(spans)):
+        gate.poll()
+    assert told == [3_000, CLOCK_SAMPLE_MILLISECONDS_MAX, 5]
+    store.close()

@@ -1,6 +1,7 @@
 """The ledger is away: calls go on into a file, and from there into the ledger, each exactly once (L16)."""
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -16,11 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.shop import StillClock
 
+from farebox.domain.accounts import Account
 from farebox.domain.usage import Batch, Increment
 from farebox.errors import StoreError, StoreUnavailable, WriterFenced
 from farebox.metering import recorder as recorder_module
+from farebox.metering import tails as tails_module
+from farebox.metering.gate import Gate
+from farebox.metering.parking import Parking
+from farebox.metering.presence import Presence
 from farebox.metering.recorder import Recorder
 from farebox.metering.spool import Spooler, replay
+from farebox.metering.tails import Tails
+from farebox.metering.writer import InDoubt
 from farebox.ports import SpooledBatch
 from farebox.store import spool as module
 from farebox.store.spool import FileSpool, FileSpoolFolder
@@ -90,6 +98,7 @@ def ledger() -> Iterator[Ledger]:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "RETRY_MILLISECONDS", 1)
+    monkeypatch.setattr(tails_module, "RETRY_MILLISECONDS", 1)
 
 
 def used(quantity: int, record_id: str | None = None) -> list[Increment]:
@@ -278,7 +287,7 @@ def left_behind(ledger: Ledger, folder: Path, lost: str, closed: bool = False) -
 
     async def scenario(recorder: Recorder) -> None:
         await recorder.record(used(1_000))
-        writer = recorder._writer
+        writer = recorder._writer.name
         ledger.answer_lost = lost
         for quantity in (1, 10, 100):
             await recorder.record(used(quantity))
@@ -341,7 +350,8 @@ def test_two_processes_and_one_file(ledger: Ledger, tmp_path: Path) -> None:
     assert list(folder.abandoned(name)) == []
     assert list(folder.abandoned("another")) == []
     spool.close()
-    first = next(folder.abandoned(name))
+    abandoned = folder.abandoned(name)
+    first = next(abandoned)
     descriptor = os.open(first.path, os.O_RDWR)  # a file system that does not know locks
     second = FileSpool(first.path, descriptor)
     assert second.load()
@@ -351,7 +361,7 @@ def test_two_processes_and_one_file(ledger: Ledger, tmp_path: Path) -> None:
                 done.result()
         replay(ledger, first, 5)
     assert ledger.total == 11_111
-    first.close()
+    abandoned.close()
     second.close()
 
 
@@ -429,8 +439,8 @@ def test_any_order_of_outages(tmp_path_factory: pytest.TempPathFactory, steps: l
                 accepted += 1
             elif step in ("away", "back"):
                 ledger.away = step == "away"
-            elif step == "close" and not ledger.away and recorder._writer:
-                SqlStore.close_writer(ledger, recorder._writer)
+            elif step == "close" and not ledger.away and recorder._writer.name:
+                SqlStore.close_writer(ledger, recorder._writer.name)
             elif step.startswith("lost") and not ledger.away and not recorder.spooling:
                 ledger.answer_lost = step.split()[1]
         ledger.away = False
@@ -498,7 +508,7 @@ def test_kill_9(tmp_path: Path) -> None:
 
 
 def test_a_fenced_writer_spools_nothing(ledger: Ledger, tmp_path: Path) -> None:
-    """Fenced off with its answer lost, a batch is refused: whether it landed is not known, so it must not go again."""
+    """Fenced off with its answer lost, a batch that landed is accepted: it is looked up, and does not go again."""
 
     async def scenario(recorder: Recorder) -> str:
         await recorder.record(used(1))
@@ -521,7 +531,158 @@ def test_a_fenced_writer_spools_nothing(ledger: Ledger, tmp_path: Path) -> None:
         ledger.commit_batch = lost  # type: ignore[method-assign]
         return await ending(recorder.record(used(10)))
 
-    assert run(scenario, ledger, spooler(ledger, tmp_path)) == "store_unavailable"
+    assert run(scenario, ledger, spooler(ledger, tmp_path)) == "accepted"
     assert (ledger.total, files(tmp_path)) == (11, [])
     with pytest.raises(WriterFenced):
         SqlStore.commit_batch(ledger, Batch("nobody", 2, "n", ()))
+
+
+class Flapping(Ledger):
+    """A ledger that is back for the replay, and away again for its very last step."""
+
+    flapped = False
+
+    def close_writer(self, writer: str) -> None:
+        if not self.flapped and writer.startswith("spool"):
+            self.flapped = self.away = True
+        super().close_writer(writer)
+
+
+def test_a_ledger_that_flaps(tmp_path: Path) -> None:
+    """F19, I1: away again when the spool's file is closed, a call goes into a new spool, and into no other file."""
+    ledger, folder = Flapping(), tmp_path / "spools"
+    folder.mkdir()
+
+    async def scenario(recorder: Recorder) -> None:
+        await recorder.record(used(1))
+        ledger.away = True
+        await recorder.record(used(10))
+        ledger.away = False
+        for _ in range(1_000):
+            await asyncio.sleep(0.001)
+            if ledger.flapped:
+                break
+        with contextlib.ExitStack() as opened:  # whoever opens a file now may get the spool's number
+            others = [opened.enter_context((tmp_path / f"other{n}").open("w+")) for n in range(8)]
+            await recorder.record(used(100))
+            assert [other.read() for other in others] == [""] * 8
+        ledger.away = False
+        await merged(recorder)
+
+    run(scenario, ledger, spooler(ledger, folder))
+    assert (ledger.total, files(folder)) == (111, [])
+    ledger.close()
+
+
+def test_a_closed_file_takes_nothing(ledger: Ledger, tmp_path: Path) -> None:
+    """L16: a spool that was closed refuses to be written and to be read, whoever has its descriptor's number now."""
+    spool = FileSpoolFolder(tmp_path).create(ledger.ledger().id, "spool_1", AT)
+    spool.append(SpooledBatch(1, "n", tuple(used(1))))
+    spool.close()
+    with (tmp_path / "other").open("w+b") as other:
+        with pytest.raises(StoreUnavailable):
+            spool.append(SpooledBatch(2, "n", tuple(used(1))))
+        with pytest.raises(StoreUnavailable):
+            list(spool.read(0))
+        spool.close()
+        assert other.read() == b""
+
+
+def test_a_forked_child_has_no_spool(ledger: Ledger, tmp_path: Path) -> None:
+    """F22: a child of a spooling process neither writes into its parent's spool nor closes a file by its number."""
+    parent = spooler(ledger, tmp_path)
+    parent.append(tuple(used(1)))
+    spool = parent._require()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with (tmp_path / "other").open("w+b") as other:
+                for refused in (parent.step, parent.finish, lambda: spool.append(SpooledBatch(2, "n", ()))):
+                    with pytest.raises(StoreUnavailable):
+                        refused()
+                spool.close()
+                parent.close()
+                parent.append(tuple(used(10)))
+                assert other.read() == b""
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    parent.append(tuple(used(100)))
+    parent.finish()
+    assert ledger.total == 101
+    spooler(ledger, tmp_path).adopt()
+    assert ledger.total == 111
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+def test_a_doubt_that_the_spool_refuses(ledger: Ledger, tmp_path: Path, lost: str) -> None:
+    """I4, L18: a commit's answer is lost and the spool cannot be written: the rest of an answer is counted once."""
+    folder = tmp_path / "spools"
+    folder.mkdir()
+
+    async def scenario(recorder: Recorder) -> None:
+        tails = Tails(recorder, Parking())
+        await recorder.record(used(1))
+        folder.rmdir()
+        ledger.answer_lost = lost
+        settling = tails.settle([(("acc", "calls", "key", "GET /api", AT), 47)], AT)
+        await settling.tried.wait()
+        assert not recorder.healthy
+        ledger.away = False
+        await asyncio.wait_for(settling.done.wait(), 10)
+
+    run(scenario, ledger, spooler(ledger, folder))
+    assert ledger.total == 48
+
+
+def test_a_doubt_that_outlives_a_spool(ledger: Ledger, tmp_path: Path) -> None:
+    """I4, L1: what the spool refused is still settled when later calls went into it: nothing waits for ever."""
+    folder = tmp_path / "spools"
+
+    async def scenario(recorder: Recorder) -> InDoubt:
+        await recorder.record(used(1))
+        ledger.answer_lost = "after"
+        with pytest.raises(InDoubt) as doubt:
+            await recorder.record(used(10))
+        folder.mkdir()
+        await recorder.record(used(100))
+        ledger.away = False
+        await merged(recorder)
+        return doubt.value
+
+    doubt = run(scenario, ledger, spooler(ledger, folder))
+    assert (doubt.over, doubt.landed, ledger.total) == (True, True, 111)
+
+
+def test_a_spool_acknowledges_after_its_merge(ledger: Ledger, tmp_path: Path) -> None:
+    """L12: while usage of calls that it answered lies in its spool, a process does not say that they are committed."""
+
+    async def scenario(recorder: Recorder) -> list[int]:
+        gate = Gate(ledger, StillClock(AT), (), 0, spool_seconds=60)
+        gate.poll()
+        ledger.add_account(Account("acc", AT))
+        own = Presence(
+            ledger,
+            StillClock(AT),
+            SystemEntropy(),
+            gate.admissions.acknowledged,
+            host="here",
+            unsettled=lambda: recorder.unsettled,
+        )
+        own.step()
+        ledger.away = True
+        await recorder.record(used(40))
+        position = ledger.hold_account("acc", now=AT, until=AT + 300)
+        gate.poll()
+        own.step()
+        said = [p.acknowledged for p in ledger.processes()]
+        ledger.away = False
+        await merged(recorder)
+        own.step()
+        assert [p.acknowledged for p in ledger.processes()] == [position]
+        return said
+
+    assert run(scenario, ledger, spooler(ledger, tmp_path)) == [0]
+    assert ledger.total == 40
