@@ -11,7 +11,15 @@ from typing import Final
 from farebox.domain.accounts import boundaries_of
 from farebox.domain.catalog import Meter
 from farebox.domain.measures import said
-from farebox.domain.usage import Increment, Recorded, UsageEvent, bucket_start, checked_quantity, record_conflict
+from farebox.domain.usage import (
+    Increment,
+    Recorded,
+    UsageEvent,
+    bucket_start,
+    checked_quantity,
+    record_conflict,
+    whole_number,
+)
 from farebox.errors import (
     AccessRefused,
     AccountSettling,
@@ -157,13 +165,14 @@ class Records:
         now = self._recorder.now_at()
         if event.at is None:
             return now
-        if isinstance(event.at, bool) or not isinstance(event.at, int):
+        at = whole_number(event.at)
+        if at is None:
             raise InputInvalid("at: a time is a whole number of Unix seconds.")
-        if event.at > now + RECORD_AHEAD_SECONDS_MAX:
+        if at > now + RECORD_AHEAD_SECONDS_MAX:
             raise InputInvalid("at: that time has not come yet.")
-        if event.at < now - RECORD_AGE_SECONDS_MAX:
+        if at < now - RECORD_AGE_SECONDS_MAX:
             raise InputInvalid("at: that is more than 34 days ago, and Stripe takes no usage so old.")
-        return min(event.at, now)
+        return min(at, now)
 
     def _place(self, account_id: str) -> _Place:
         store = self._store

@@ -85,7 +85,7 @@ class MeasuredAnswer:
             # As a server says that the client has left: a stream that nobody will read must end, not run on.
             raise OSError("the answer was refused: its usage could not be recorded")
         if not self._call.begun and kind in ("http.response.start", "websocket.accept"):
-            self._call.begun = True
+            self._call.begin()
             await self._start(message)
         elif kind == "http.response.body" and self._billed:
             await self._piece(message)

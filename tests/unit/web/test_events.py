@@ -313,6 +313,28 @@ def test_from_the_library(shop: Shop) -> None:
     assert used(shop, claimed) == 2
 
 
+class Counted:
+    """A whole number of another library's, as numpy's are: it has `__index__` and is no int."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+
+def test_numbers_of_other_libraries(shop: Shop) -> None:
+    """A quantity or a time that Python takes for an index is recorded as the whole number that it is."""
+    claimed = shop.buy()
+    start = shop.clock.now_at()
+    shop.clock.pass_seconds(2 * HOUR)
+    made: Any = UsageEvent(claimed.account_id, "calls", Counted(7), "a", at=Counted(start))  # type: ignore[arg-type]
+    assert shop.client.portal is not None
+    said = shop.client.portal.call(shop.runtime.records.record_many, [made, made])
+    assert [result.status for result in said] == ["recorded", "duplicate"]
+    assert used(shop, claimed, start - start % HOUR, start + 1) == 7
+
+
 def test_what_a_key_records_is_its_own(shop: Shop) -> None:
     """Usage that a key has recorded is shown as that key's, and makes a key that has been used."""
     claimed = shop.buy()
