@@ -126,6 +126,7 @@ class Farebox:
                 fault if isinstance(fault, Fault) else Fault.TOO_LARGE,
                 quantity,
                 "charge",
+                counted=0,
             )
 
     async def record(self, account_id: str, meter: str, quantity: int, *, id: str, at: int | None = None) -> None:
