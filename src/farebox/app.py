@@ -39,6 +39,7 @@ from farebox.web.limits import RateLimit
 from farebox.web.measured import Metering
 from farebox.web.middleware import Edge
 from farebox.web.operator import Operator, Readiness
+from farebox.web.recording import Recordings
 from farebox.web.routes import Billing, create_routes
 
 __all__ = [
@@ -171,6 +172,7 @@ class Runtime:
         self.records = Records(
             store, self.recorder, clock, settings.catalog.meters, self.gate.admissions, self._readers
         )
+        self.recordings = Recordings()
         self.background = Background(
             settings, store, adapters.provider, clock, entropy, self.gate, self.presence, self.spooler
         )
@@ -195,6 +197,7 @@ class Runtime:
         A FareboxError is a refusal to start.
         """
         await asyncio.get_running_loop().run_in_executor(self._readers, self._open)
+        self.recordings.open()
         for path in unpriced:
             _log.warning("route_without_price", route=path, meaning="needs a key and costs only what its code charges")
         if self._in_background:
@@ -204,7 +207,7 @@ class Runtime:
 
     async def stop(self) -> None:
         """Settle and commit what waits, stop the loops, seal and report what is left within a bound, close all."""
-        await self.metering.tails.close()
+        await asyncio.gather(self.recordings.close(), self.metering.tails.close())
         await self.recorder.close()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._finish)

@@ -3,6 +3,7 @@
 Never decides who may call (the gate does) and never writes (the recorder does).
 """
 
+import os
 import posixpath
 import re
 import threading
@@ -49,6 +50,8 @@ _KEY_PREFIX: Final = "fb_"
 _SEVERAL: Final = "The request carries several different API keys. Send one."
 
 running_call: ContextVar["Call | None"] = ContextVar("farebox_call", default=None)
+# A forked process holds a copy of the call, and what is charged to that is lost: there a charge is refused.
+os.register_at_fork(after_in_child=lambda: running_call.set(None))
 
 
 class Call:
@@ -103,7 +106,7 @@ class Call:
 
     def _require_open(self, meter: str) -> None:
         if self.begun:
-            raise ChargeTooLate(f"{meter}: the answer has begun. Use `await farebox.record(…)` from here on.")
+            raise ChargeTooLate(f"{meter}: the answer has begun. Use `farebox.record(…)` from here on.")
 
     def usage(self, at: int) -> list[tuple[RowName, int]]:
         """What the call adds to which rows of the ledger, when it is handed over at `at`."""
