@@ -170,7 +170,7 @@ class Runtime:
         parking = Parking()
         self.metering = Metering(self.recorder, Tails(self.recorder, parking), parking, clock)
         self.records = Records(
-            store, self.recorder, clock, settings.catalog.meters, self.gate.admissions, self._readers
+            store, self.recorder, clock, settings.catalog.meters, self.gate.admissions, self._readers, entropy
         )
         self.recordings = Recordings()
         self.background = Background(

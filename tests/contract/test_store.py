@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -86,6 +87,32 @@ def buyer(store: Store, n: int = 1) -> Account:
     account = Account(f"acc_{n}", AT, email="ada@example.test", reference="r", customer_id=f"cus_{n}")
     store.add_account(account)
     return account
+
+
+def test_who_recorded_an_id_first(url: str, store: Store) -> None:
+    """Of several processes that record one id at the same moment, one was the first, and each can be told which, also
+    when its commit came twice."""
+    opened = [store] if url == MEMORY_URL else [store, of(url), of(url)]
+    for other in opened[1:]:
+        other.open()
+    names = [f"job-{n}" for n in range(20)]
+    together = threading.Barrier(6)
+
+    def record(number: int) -> set[str]:
+        own = opened[number % len(opened)]
+        made = batch(1, *(used(record_id=id, mark=f"m{number}") for id in names), writer=f"w{number}")
+        together.wait()
+        own.commit_batch(made)
+        own.commit_batch(made)
+        return own.first_recorded("acc_1", names, f"m{number}")
+
+    with ThreadPoolExecutor(6) as pool:
+        first = list(pool.map(record, range(6)))
+    assert sorted(id for ids in first for id in ids) == sorted(names)
+    assert total(store) == len(names)
+    assert store.first_recorded("acc_2", names, "m0") == set()
+    for other in opened[1:]:
+        other.close()
 
 
 def plan(unsealed: Unsealed) -> MeterEvent | None:

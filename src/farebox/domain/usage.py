@@ -46,7 +46,8 @@ RowName = tuple[str, str, str, str, int]  # the account, meter, key and operatio
 class Increment(NamedTuple):
     """An addition to the usage row that its first five fields name.
 
-    `record_id` makes it idempotent (usage from outside a request).
+    `record_id` makes it idempotent (usage from outside a request); `mark` is kept with it, so that each of those who
+    record one id can be told whether it was the first.
     """
 
     account_id: str
@@ -58,6 +59,7 @@ class Increment(NamedTuple):
     calls: int
     used_at: int
     record_id: str | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

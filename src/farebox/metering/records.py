@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from farebox.domain.accounts import boundaries_of
 from farebox.domain.catalog import Meter
@@ -32,7 +32,7 @@ from farebox.errors import (
 )
 from farebox.metering.presence import Admissions
 from farebox.metering.recorder import Recorder
-from farebox.ports import Clock, Store
+from farebox.ports import Clock, Entropy, Store
 
 __all__ = [
     "RECORDS_PER_COMMIT_MAX",
@@ -77,6 +77,7 @@ class Records:
         meters: Mapping[str, Meter],
         admissions: Admissions,
         readers: Executor,
+        entropy: Entropy,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -84,6 +85,7 @@ class Records:
         self._meters = meters
         self._admissions = admissions
         self._readers = readers
+        self._entropy = entropy
 
     async def record(self, event: UsageEvent) -> None:
         """Durable on return. UsageError or RequestRefused say what is wrong with it, AccountSettling to come again."""
@@ -112,7 +114,8 @@ class Records:
             except _Refusals as error:
                 results[number] = _rejected(event, error)
         places, before = await asyncio.get_running_loop().run_in_executor(self._readers, self._look, good)
-        new, again = _sorted_out(good, places, before, key_id, results)
+        # A mark of this request's own: of all who record an id at the same time, one is told that it was the first.
+        new, again = _sorted_out(good, places, before, key_id, self._entropy.token(), results)
         for start in range(0, len(new), RECORDS_PER_COMMIT_MAX):
             await self._commit(new[start : start + RECORDS_PER_COMMIT_MAX], events, results)
         for number, first in again:
@@ -148,8 +151,19 @@ class Records:
             for one in new:
                 await self._commit([one], events, results)
             return
-        for number, _ in new:
-            results[number] = Recorded(events[number].id, "recorded")
+        first = await asyncio.get_running_loop().run_in_executor(self._readers, self._first, new)
+        for number, increment in new:
+            status: Literal["recorded", "duplicate"] = "recorded" if _name(increment) in first else "duplicate"
+            results[number] = Recorded(events[number].id, status)
+
+    def _first(self, committed: Sequence[tuple[int, Increment]]) -> set[_Name]:
+        """On a reader's thread: those that were not known before, whoever else has committed them meanwhile."""
+        first: set[_Name] = set()
+        for account_id in dict.fromkeys(increment.account_id for _, increment in committed):
+            own = [increment for _, increment in committed if increment.account_id == account_id]
+            ids = [str(increment.record_id) for increment in own]
+            first |= {(account_id, id) for id in self._store.first_recorded(account_id, ids, own[0].mark)}
+        return first
 
     def _check(self, event: UsageEvent) -> int:
         """When it was used, if what it says can be. What a database cannot keep must be refused here: there it would
@@ -190,7 +204,7 @@ class Records:
 
 
 def _sorted_out(
-    good: Sequence[_Good], places: _Places, before: _Values, key_id: str, results: list[Recorded | None]
+    good: Sequence[_Good], places: _Places, before: _Values, key_id: str, mark: str, results: list[Recorded | None]
 ) -> tuple[list[tuple[int, Increment]], list[tuple[int, int]]]:
     """What is to be committed, and which events are like an earlier one of the same batch. The rest has its result."""
     new: list[tuple[int, Increment]] = []
@@ -207,7 +221,7 @@ def _sorted_out(
             elif name in first:
                 again.append((number, first[name]))
             elif isinstance(place, _Place):
-                new.append((number, _increment(event, at, place, key_id)))
+                new.append((number, _increment(event, at, place, key_id)._replace(mark=mark)))
                 known[name], first[name] = values, number
             else:
                 raise place
@@ -221,6 +235,10 @@ def _increment(event: UsageEvent, at: int, place: _Place, key_id: str) -> Increm
         raise InputInvalid("at: that is before the account's first billing period, and nobody would be billed for it.")
     start, quantity = bucket_start(at, place.edges), checked_quantity(event.quantity, event.meter)
     return Increment(event.account_id, event.meter, key_id, _OPERATION, start, quantity, 1, at, event.id)
+
+
+def _name(increment: Increment) -> _Name:
+    return increment.account_id, str(increment.record_id)
 
 
 def _plain(text: object, characters_max: int) -> bool:
