@@ -26,6 +26,7 @@ from farebox.domain.inbox import InboxEvent
 from farebox.domain.invoices import PeriodBill
 from farebox.domain.keys import ApiKey
 from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState, Transport, Unsealed, freeze, seal
+from farebox.domain.restoring import LostSpan
 from farebox.domain.usage import Batch, Increment, Period, UsageLine
 from farebox.errors import AdjustmentRefused, RecordConflict, StoreError, StoreUnavailable, StoreUnusable, WriterFenced
 from farebox.ports import Changes, Store
@@ -113,6 +114,27 @@ def test_who_recorded_an_id_first(url: str, store: Store) -> None:
     assert store.first_recorded("acc_2", names, "m0") == set()
     for other in opened[1:]:
         other.close()
+
+
+def test_lost_spans(store: Store) -> None:
+    """The time that a restore lost is kept, made longer, swallowed by a longer one, and lifted once."""
+    assert (store.lost_spans(), store.newest_at()) == ([], AT)
+    store.keep_lost_span(LostSpan(AT, AT + 10, AT + 10))
+    store.keep_lost_span(LostSpan(AT, AT + 5, AT + 20))
+    store.keep_lost_span(LostSpan(AT + 100, AT + 110, AT + 110))
+    assert [(span.start, span.end) for span in store.lost_spans()] == [(AT, AT + 10), (AT + 100, AT + 110)]
+    store.keep_lost_span(LostSpan(AT - 1, AT + 50, AT + 120))
+    assert [(span.start, span.end) for span in store.lost_spans()] == [(AT - 1, AT + 50), (AT + 100, AT + 110)]
+    entry = AuditEntry("a1", AT, "ada", "usage.lost.lift", "ledger")
+    lifted = store.lift_lost_spans(at=AT + 200, audit=entry)
+    assert [span.lifted_at for span in lifted] == [AT + 200, AT + 200]
+    assert (store.lost_spans(), len(store.lost_spans(lifted=True))) == ([], 2)
+    assert store.lift_lost_spans(at=AT + 300, audit=replace(entry, id="a2")) == []
+    assert [dict(e.detail) for e in store.audit()] == [{"start": AT - 1, "end": AT + 110}]
+    store.keep_lost_span(LostSpan(AT - 1, AT + 60, AT + 400))
+    assert store.lost_spans() == [LostSpan(AT - 1, AT + 60, AT + 400)]
+    store.commit_batch(batch(1, used(used_at=AT + 500)))
+    assert store.newest_at() == AT + 500
 
 
 def plan(unsealed: Unsealed) -> MeterEvent | None:

@@ -18,6 +18,7 @@ from farebox.store.feed import FeedTables
 from farebox.store.inbox import InboxTables
 from farebox.store.late import LateTables
 from farebox.store.leases import LeaseTables
+from farebox.store.lost import LostTables
 from farebox.store.parked import ParkedTables
 from farebox.store.periods import PeriodTables
 from farebox.store.presence import PresenceTables
@@ -47,6 +48,7 @@ class SqlStore(
     ReconcilingTables,
     LateTables,
     RestoringTables,
+    LostTables,
     LeaseTables,
 ):
     """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once.
