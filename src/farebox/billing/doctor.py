@@ -49,6 +49,7 @@ def diagnose(
     yield from _guarded("key peppers", lambda: _peppers(store, clock, peppers))
     yield from _guarded("reports", lambda: _reports(store, clock))
     yield from _guarded("inbox", lambda: _inbox(store))
+    yield from _guarded("lost time", lambda: _lost_time(store))
     if spool is not None:
         yield _spool(spool, clock)
 
@@ -191,6 +192,15 @@ def _reports(store: Store, clock: Clock) -> Iterator[Finding]:
 
 def _inbox(store: Store) -> Iterator[Finding]:
     yield Finding("inbox", "ok", f"{store.inbox_waiting()} webhook events waiting")
+
+
+def _lost_time(store: Store) -> Iterator[Finding]:
+    """Only where a restore has lost some: what jobs record of it is refused until a person has looked."""
+    spans = store.lost_spans()
+    if spans:
+        detail = f"usage recorded with a time in {len(spans)} spans that a restore lost is refused"
+        advice = "`farebox usage lost` shows them; --lift takes it again, at the risk of counting it twice."
+        yield Finding("lost time", "warn", detail, advice)
 
 
 def _spool(spool: SpoolSummary, clock: Clock) -> Finding:

@@ -133,10 +133,23 @@ def checked_quantity(quantity: object, meter: str) -> int:
     """The quantity as it may be counted. QuantityInvalid for anything but a whole number from 0 to QUANTITY_MAX."""
     whole = whole_number(quantity)
     if whole is None:
-        raise QuantityInvalid(f"{meter}: a quantity must be an int, not {type(quantity).__name__}")
+        raise QuantityInvalid(f"{meter}: a quantity must be a whole number, not {_kind(quantity)}")
     if not 0 <= whole <= QUANTITY_MAX:
         raise QuantityInvalid(f"{meter}: a quantity must lie between 0 and {QUANTITY_MAX}")
     return whole
+
+
+def _kind(quantity: object) -> str:
+    """Of what kind it is, in words that a buyer who sent it as JSON understands."""
+    words = {
+        bool: "true or false",
+        float: "a fraction",
+        str: "a text",
+        type(None): "null",
+        list: "a list",
+        dict: "an object",
+    }
+    return words.get(type(quantity), type(quantity).__name__)
 
 
 def record_conflict(id: str, meter: str, quantity: int) -> RecordConflict:
