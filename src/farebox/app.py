@@ -39,6 +39,7 @@ from farebox.web.limits import RateLimit
 from farebox.web.measured import Metering
 from farebox.web.middleware import Edge
 from farebox.web.operator import Operator, Readiness
+from farebox.web.recording import Recordings
 from farebox.web.routes import Billing, create_routes
 
 __all__ = [
@@ -179,8 +180,9 @@ class Runtime:
         parking = Parking()
         self.metering = Metering(self.recorder, Tails(self.recorder, parking), parking, clock)
         self.records = Records(
-            store, self.recorder, clock, settings.catalog.meters, self.gate.admissions, self._readers
+            store, self.recorder, clock, settings.catalog.meters, self.gate.admissions, self._readers, entropy
         )
+        self.recordings = Recordings()
         self.background = Background(
             settings, store, adapters.provider, clock, entropy, self.gate, self.presence, self.spooler
         )
@@ -205,6 +207,7 @@ class Runtime:
         A FareboxError is a refusal to start.
         """
         await asyncio.get_running_loop().run_in_executor(self._readers, self._open)
+        self.recordings.open()
         for path in unpriced:
             _log.warning("route_without_price", route=path, meaning="needs a key and costs only what its code charges")
         if self._in_background:
@@ -217,7 +220,7 @@ class Runtime:
 
         What hangs is left behind, and ends with the process.
         """
-        await self.metering.tails.close()
+        await asyncio.gather(self.recordings.close(), self.metering.tails.close())
         await self.recorder.close()
         finishing = DaemonThreads(1, name="farebox-finish")
         done = asyncio.wrap_future(finishing.submit(self._finish))

@@ -12,7 +12,7 @@
     │   └── ClaimRefused                ClaimUnknown · ClaimUnpaid · ClaimExpired · ClaimTaken
     ├── UsageError                      the seller's code asked for something impossible
     │   ├── MeterUnknown · QuantityInvalid · ChargeTooLate · ChargeOutsideCall · RecordConflict · AccountUnknown
-    │   ├── AdjustmentRefused
+    │   ├── AdjustmentRefused · UsageInLostTime
     ├── NotStarted                      a call came before the lifespan ran
     ├── SettlementRefused               an account's usage could not be settled before a change (L12)
     │   ├── SettlementMissed · SettlementUnderWay
@@ -91,6 +91,7 @@ __all__ = [
     "SubscriptionMissing",
     "TooManyRequests",
     "UsageError",
+    "UsageInLostTime",
     "WriterFenced",
 ]
 
@@ -324,6 +325,12 @@ class AccountUnknown(UsageError):
 class AdjustmentRefused(UsageError):
     code = "adjustment_refused"
     title = "Usage cannot be corrected like this"
+
+
+class UsageInLostTime(UsageError):
+    code = "usage_in_lost_time"
+    status = 409
+    title = "This time was lost when the ledger was restored"
 
 
 class NotStarted(FareboxError):

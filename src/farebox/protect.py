@@ -19,14 +19,15 @@ from farebox.app import Adapters, Runtime
 from farebox.config import Settings, load_settings
 from farebox.domain.accounts import Account
 from farebox.domain.catalog import Route
-from farebox.domain.measures import Fault, judged
+from farebox.domain.measures import Fault, judged, said
 from farebox.domain.usage import Recorded, UsageEvent, checked_quantity
 from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted, QuantityInvalid
 from farebox.logs import log_through_logging
-from farebox.web.calls import SCOPE_KEY, Call, current_call
+from farebox.web.calls import SCOPE_KEY, Call, current_call, running_call
 from farebox.web.collisions import AppRoute, collisions, free_but_priced, measured_sockets, unpriced
 from farebox.web.middleware import Edge, PaidCalls
 from farebox.web.openapi import add_key_to_openapi
+from farebox.web.recording import Recording
 
 __all__ = ["Farebox"]
 
@@ -94,9 +95,13 @@ class Farebox:
     def price(self, meter: str, quantity: int = 1) -> Any:
         """What a route costs, in code: `dependencies=[farebox.price("calls", 5)]`.
 
-        Replaces farebox.toml for that meter.
+        Replaces farebox.toml for that meter. QuantityInvalid; ConfigError inside a call, where it would cost nothing.
         """
         checked_quantity(quantity, meter)
+        if running_call.get() is not None:
+            raise ConfigError(
+                "farebox.price is a route's dependency and charges nothing by itself. Use farebox.charge."
+            )
         self._priced_meters.add(meter)
 
         async def farebox_price(connection: HTTPConnection) -> None:
@@ -126,22 +131,28 @@ class Farebox:
                 fault if isinstance(fault, Fault) else Fault.TOO_LARGE,
                 quantity,
                 "charge",
+                counted=0,
             )
 
-    async def record(self, account_id: str, meter: str, quantity: int, *, id: str, at: int | None = None) -> None:
-        """Record usage from outside a request, once for each `id`; returns when it is durable. `at` is when it was
-        used, in Unix seconds, up to 34 days ago; now, if it is left out.
+    def record(self, account_id: str, meter: str, quantity: int, *, id: str, at: int | None = None) -> Recording[None]:
+        """Record usage from outside a request, once for each `id`: `await` it on an event loop; elsewhere, as in a
+        thread or a plain background task, it has returned when the usage is durable. `at` is when it was used, in Unix
+        seconds, up to 34 days ago; now, if it is left out.
 
         AccountUnknown, MeterUnknown, QuantityInvalid, RecordConflict (the id has other values), StoreError, NotStarted.
         """
-        await self._running().record(account_id, meter, quantity, record_id=id, at=at)
+        runtime = self._running()
+        work = runtime.record(account_id, meter, quantity, record_id=id, at=at)
+        return runtime.recordings.begin(work, {"account": said(account_id), "meter": said(meter), "id": said(id)})
 
-    async def record_many(self, events: Iterable[UsageEvent]) -> list[Recorded]:
-        """Record many at once; returns when all that can be are durable, with what became of each, in their order.
+    def record_many(self, events: Iterable[UsageEvent]) -> Recording[list[Recorded]]:
+        """Record many at once; done when all that can be are durable: `await` it, or in a thread ask for `.result()`.
+        It tells what became of each, in their order.
 
         A bad one is rejected and costs the others nothing. StoreError: repeat them all, none counts twice. NotStarted.
         """
-        return await self._running().records.record_many(list(events))
+        runtime, listed = self._running(), list(events)
+        return runtime.recordings.begin(runtime.records.record_many(listed), {"events": len(listed)})
 
     @property
     def edge(self) -> Edge | None:
@@ -174,7 +185,10 @@ class Farebox:
 
     def _running(self) -> Runtime:
         if self._runtime is None:
-            raise NotStarted("Farebox has not been started: the application's lifespan did not run.")
+            raise NotStarted(
+                "Farebox has not been started: the application's lifespan did not run. A process that does not serve "
+                "the application records usage by POST /events."
+            )
         return self._runtime
 
     def _app_routes(self) -> list[AppRoute]:

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -35,6 +36,7 @@ from farebox.domain.reports import (
     freeze,
     seal,
 )
+from farebox.domain.restoring import LostSpan
 from farebox.domain.usage import Batch, Increment, Period, UsageLine
 from farebox.errors import AdjustmentRefused, RecordConflict, StoreError, StoreUnavailable, StoreUnusable, WriterFenced
 from farebox.ports import Changes, Store
@@ -96,6 +98,53 @@ def buyer(store: Store, n: int = 1) -> Account:
     account = Account(f"acc_{n}", AT, email="ada@example.test", reference="r", customer_id=f"cus_{n}")
     store.add_account(account)
     return account
+
+
+def test_who_recorded_an_id_first(url: str, store: Store) -> None:
+    """Of several processes that record one id at the same moment, one was the first, and each can be told which, also
+    when its commit came twice."""
+    opened = [store] if url == MEMORY_URL else [store, of(url), of(url)]
+    for other in opened[1:]:
+        other.open()
+    names = [f"job-{n}" for n in range(20)]
+    together = threading.Barrier(6)
+
+    def record(number: int) -> set[str]:
+        own = opened[number % len(opened)]
+        made = batch(1, *(used(record_id=id, mark=f"m{number}") for id in names), writer=f"w{number}")
+        together.wait()
+        own.commit_batch(made)
+        own.commit_batch(made)
+        return own.first_recorded("acc_1", names, f"m{number}")
+
+    with ThreadPoolExecutor(6) as pool:
+        first = list(pool.map(record, range(6)))
+    assert sorted(id for ids in first for id in ids) == sorted(names)
+    assert total(store) == len(names)
+    assert store.first_recorded("acc_2", names, "m0") == set()
+    for other in opened[1:]:
+        other.close()
+
+
+def test_lost_spans(store: Store) -> None:
+    """The time that a restore lost is kept, made longer, swallowed by a longer one, and lifted once."""
+    assert (store.lost_spans(), store.newest_at()) == ([], AT)
+    store.keep_lost_span(LostSpan(AT, AT + 10, AT + 10))
+    store.keep_lost_span(LostSpan(AT, AT + 5, AT + 20))
+    store.keep_lost_span(LostSpan(AT + 100, AT + 110, AT + 110))
+    assert [(span.start, span.end) for span in store.lost_spans()] == [(AT, AT + 10), (AT + 100, AT + 110)]
+    store.keep_lost_span(LostSpan(AT - 1, AT + 50, AT + 120))
+    assert [(span.start, span.end) for span in store.lost_spans()] == [(AT - 1, AT + 50), (AT + 100, AT + 110)]
+    entry = AuditEntry("a1", AT, "ada", "usage.lost.lift", "ledger")
+    lifted = store.lift_lost_spans(at=AT + 200, audit=entry)
+    assert [span.lifted_at for span in lifted] == [AT + 200, AT + 200]
+    assert (store.lost_spans(), len(store.lost_spans(lifted=True))) == ([], 2)
+    assert store.lift_lost_spans(at=AT + 300, audit=replace(entry, id="a2")) == []
+    assert [dict(e.detail) for e in store.audit()] == [{"start": AT - 1, "end": AT + 110}]
+    store.keep_lost_span(LostSpan(AT - 1, AT + 60, AT + 400))
+    assert store.lost_spans() == [LostSpan(AT - 1, AT + 60, AT + 400)]
+    store.commit_batch(batch(1, used(used_at=AT + 500)))
+    assert store.newest_at() == AT + 500
 
 
 def plan(unsealed: Unsealed) -> MeterEvent | None:

@@ -113,7 +113,12 @@ def test_yesterdays_backup(stack: Stack, tmp_path: Path) -> None:
     settled = stack.farebox("reconcile", "--after-restore", "--settle-seconds", "1", "--json")
     assert settled.returncode == 0, settled.stderr
     assert document(settled)["imported"] == 4
+    lost = document(settled)["lost"]
+    assert document(stack.farebox("usage", "lost", "--json"))["lost"] == [lost]
     stack.start_api()
+    old = {"id": "job-1", "meter": "calls", "quantity": 1, "at": lost["end"]}
+    (refused,) = stack.client.post(stack.base + "/billing/events", json=old, headers=buyer).json()["results"]
+    assert (refused["status"], refused["code"]) == ("rejected", "usage_in_lost_time")
     stack.call(buyer, 2)
     until(lambda: stack.counted() == 9, "the new calls are reported")
     assert stack.usage(buyer)["meters"][0]["quantity"] == 9

@@ -67,6 +67,7 @@ def diagnose(
     yield from _guarded("late items", lambda: _late_items(store, clock))
     yield from _guarded("inbox", lambda: _inbox(store))
     yield from _guarded("subscriptions", lambda: _subscriptions(store, catalog))
+    yield from _guarded("lost time", lambda: _lost_time(store))
     if spool is not None:
         yield _spool(spool, clock)
     if other_spools:
@@ -298,6 +299,15 @@ def _other_spools(store: Store, files: Mapping[str, int]) -> Iterator[Finding]:
             "If this ledger was lost and replaced, their usage is missing here. Else give each a folder of its own."
         )
         yield Finding("spools of others", "warn", detail, advice)
+
+
+def _lost_time(store: Store) -> Iterator[Finding]:
+    """Only where a restore has lost some: what jobs record of it is refused until a person has looked."""
+    spans = store.lost_spans()
+    if spans:
+        detail = f"usage recorded with a time in {len(spans)} spans that a restore lost is refused"
+        advice = "`farebox usage lost` shows them; --lift takes it again, at the risk of counting it twice."
+        yield Finding("lost time", "warn", detail, advice)
 
 
 def _spool(spool: SpoolSummary, clock: Clock) -> Finding:

@@ -4,7 +4,7 @@ Nothing is sent. Run while no process serves the ledger; it may be broken off an
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import structlog
@@ -13,7 +13,7 @@ from farebox.billing.inbox import refresh_account
 from farebox.domain.accounts import Account
 from farebox.domain.audit import AuditEntry
 from farebox.domain.catalog import Catalog
-from farebox.domain.restoring import Share, Span, share, spans_of
+from farebox.domain.restoring import LostSpan, Share, Span, lost_since, share, spans_of
 from farebox.domain.usage import BUCKET_SECONDS
 from farebox.errors import ProviderRejected, ProviderUnavailable, StoreBusy
 from farebox.ports import Clock, Entropy, Provider, Store
@@ -39,7 +39,8 @@ class Restored:
 
 @dataclass(slots=True)
 class Restoration:
-    """What a run found, and did unless it was a rehearsal. `adopted`: accounts and late items that were lost here."""
+    """What a run found, and did unless it was a rehearsal. `adopted`: accounts and late items that were lost here.
+    `lost`: the time whose record ids are not known any more."""
 
     buckets: list[Restored] = field(default_factory=list)
     adopted_accounts: list[str] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Restoration:
     unreadable: list[str] = field(default_factory=list)
     spooled_batches: int = 0
     reads: int = 0
+    lost: LostSpan | None = None
     ledger_id: str | None = None
 
     @property
@@ -98,12 +100,19 @@ class Restorer:
         self._entropy = entropy
         self._catalog = catalog
 
-    def rehearse(self, *, since: int | None = None, progress: Callable[[str], None] = lambda _: None) -> Restoration:
+    def rehearse(
+        self,
+        *,
+        since: int | None = None,
+        backup_at: int | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> Restoration:
         """What a run would do. Writes nothing. Accounts that are not known here are named, and not looked into."""
         run = Restoration()
         run.adopted_accounts = [account.id for account in self._lost_accounts(since)]
         run.spooled_batches = self._spools.waiting(self._ledger_ids()) if self._spools is not None else 0
         self._look(run, since, progress)
+        run.lost = _lengthened(self._lost_span(backup_at), run)
         return run
 
     def run(
@@ -111,12 +120,16 @@ class Restorer:
         *,
         audit: AuditEntry,
         since: int | None = None,
+        backup_at: int | None = None,
         settle: Callable[[], None] = lambda: None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Restoration:
         """Adopt lost accounts, import what Stripe has, and give the ledger a new name, so that no new meter event bears
-        the name of a lost one. `settle` waits: ProviderUnavailable when Stripe's sums change meanwhile.
+        the name of a lost one. `settle` waits: ProviderUnavailable when Stripe's sums change meanwhile. Usage recorded
+        with a time after `backup_at` (the newest that the ledger knows, when None) is refused from now on.
         """
+        lost = self._lost_span(backup_at)
+        self._store.keep_lost_span(lost)  # before anything is written whose time would be taken for the backup's
         adopted = [self._adopt(account) for account in self._lost_accounts(since)]
         for account in self._accounts():  # which periods there are decides what belongs where
             refresh_account(self._store, self._provider, self._clock, account)
@@ -126,8 +139,10 @@ class Restorer:
         settle()
         run = Restoration(adopted_accounts=adopted)
         self._look(run, since, progress)
+        run.lost = _lengthened(lost, run)
         if _figures(before) != _figures(run):
             raise ProviderUnavailable("Stripe is still summing up what came last. Run it again in some minutes.")
+        self._store.keep_lost_span(run.lost)
         for one in run.buckets:
             self._store.import_share(one.account_id, one.meter, one.event_name, one.found, now=self._clock.now_at())
         for account in self._accounts():
@@ -156,6 +171,10 @@ class Restorer:
         if not tried and self._spools.waiting(ids):
             raise StoreBusy("A process holds an outage spool of this ledger. Stop it, and run this again.")
         return count
+
+    def _lost_span(self, backup_at: int | None) -> LostSpan:
+        now = self._clock.now_at()
+        return LostSpan(min(self._store.newest_at() if backup_at is None else backup_at, now), now, now)
 
     def _look(self, run: Restoration, since: int | None, progress: Callable[[str], None]) -> None:
         now = self._clock.now_at()
@@ -240,6 +259,12 @@ class Restorer:
         while page := self._store.accounts(limit=_PAGE, after=after):
             yield from (account for account in page if account.customer_id is not None)
             after = page[-1].id
+
+
+def _lengthened(lost: LostSpan, run: Restoration) -> LostSpan:
+    """The lost time with the earlier usage that Stripe has and the ledger lacks."""
+    imported = [one.found.span for one in run.buckets if one.found.imported > 0]
+    return replace(lost, start=lost_since(lost.start, imported))
 
 
 def _figures(run: Restoration) -> list[tuple[str, str, Span, int, int, int, int]]:

@@ -18,6 +18,15 @@ from farebox.terminal import ERR, OUT, moment, print_json, print_rows
 
 __all__ = ["reconcile"]
 
+RestoreOption = Annotated[
+    bool, typer.Option("--after-restore", help="Instead: tell a restored ledger what Stripe has.")
+]
+BackupOption = Annotated[
+    str, typer.Option(help="With --after-restore: when the backup was made; else the newest time in it.")
+]
+SettleOption = Annotated[
+    int, typer.Option(min=0, help="With --after-restore: how long Stripe's sums must stand still.")
+]
 _DIFFER: Final = 2
 _UNFINISHED: Final = 1
 
@@ -29,21 +38,18 @@ def reconcile(
     after: Annotated[str, typer.Option(help="Go on after this account, where an earlier run stopped.")] = "",
     reads: Annotated[int, typer.Option(min=1, help="Ask Stripe at most so often.")] = READS_MAX,
     show_all: Annotated[bool, typer.Option("--all", help="Show also what agrees.")] = False,
-    after_restore: Annotated[
-        bool,
-        typer.Option("--after-restore", help="Instead: tell a restored ledger what Stripe has."),
-    ] = False,
+    after_restore: RestoreOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --after-restore: only show it.")] = False,
-    settle_seconds: Annotated[
-        int, typer.Option(min=0, help="With --after-restore: how long Stripe's sums must stand still.")
-    ] = SETTLE_SECONDS,
+    backup_at: BackupOption = "",
+    settle_seconds: SettleOption = SETTLE_SECONDS,
     actor: ActorOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Compare the ledger with Stripe. Exit code 0: all agree; 2: some differ; 1: an error, or not finished."""
     since_at = instant(since) if since else None
     if after_restore:
-        settle_restored(config, since_at, dry_run=dry_run, settle_seconds=settle_seconds, actor=actor, as_json=as_json)
+        times = since_at, instant(backup_at) if backup_at else None
+        settle_restored(config, *times, dry_run=dry_run, settle_seconds=settle_seconds, actor=actor, as_json=as_json)
         return
     with ledger(config) as (settings, store, clock, _entropy):
         one = store.account(account) if account else None

@@ -15,7 +15,7 @@ from farebox.metering.spool import Spooler
 from farebox.ports import Clock
 from farebox.roles import REPORTING, ROLE_LEASE_SECONDS
 from farebox.store.sql import SqlStore
-from farebox.terminal import ERR, OUT, print_json, print_rows
+from farebox.terminal import ERR, OUT, moment, print_json, print_rows
 
 __all__ = ["RESTORE_LEASE_SECONDS", "WATCH_SECONDS", "settle_restored"]
 
@@ -25,7 +25,14 @@ _HOLDER: Final = "restore"
 
 
 def settle_restored(
-    config: Path | None, since: int | None, *, dry_run: bool, settle_seconds: int, actor: str, as_json: bool
+    config: Path | None,
+    since: int | None,
+    backup_at: int | None,
+    *,
+    dry_run: bool,
+    settle_seconds: int,
+    actor: str,
+    as_json: bool,
 ) -> None:
     """Import, or only say what would be. StoreBusy while the ledger is served."""
     with ledger(config) as (settings, store, clock, entropy):
@@ -44,12 +51,12 @@ def settle_restored(
                 threading.Event().wait(settle_seconds)
 
             if dry_run:
-                found = restorer.rehearse(since=since, progress=advance)
+                found = restorer.rehearse(since=since, backup_at=backup_at, progress=advance)
             else:
                 _take_reporting(store, clock)
                 try:
                     audit = audited(clock, entropy, "restore", "ledger", actor)
-                    found = restorer.run(audit=audit, since=since, settle=settle, progress=advance)
+                    found = restorer.run(audit=audit, since=since, backup_at=backup_at, settle=settle, progress=advance)
                 finally:
                     store.release_lease(REPORTING, _HOLDER)
     _print(found, dry_run=dry_run, as_json=as_json)
@@ -97,7 +104,17 @@ def _print(found: Restoration, *, dry_run: bool, as_json: bool) -> None:
         OUT.print(f"{found.spooled_batches} batches of the outage {'wait' if dry_run else 'came in'} from spool files.")
     if found.unexplained:
         OUT.print(f"Stripe lacks {found.unexplained} units that this ledger delivered; they were left as they are.")
+    _print_lost(found)
     if dry_run:
         ERR.print("Nothing was changed.")
     else:
         OUT.print(f"The ledger is now {found.ledger_id}. It may be served again.")
+
+
+def _print_lost(found: Restoration) -> None:
+    if found.lost is not None:
+        OUT.print(
+            f"Usage recorded with a time from {moment(found.lost.start)} to {moment(found.lost.end)} is refused unless "
+            "its id is known: what was recorded then is lost here and may be billed. `farebox usage lost` lifts it.",
+            highlight=False,
+        )

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from farebox.billing.invoices import EarlierPart, MeterCost, UsageReport, usage_report
 from farebox.cli.adjust import adjust
 from farebox.cli.context import ConfigOption, JsonOption, ledger, say_if_cut
+from farebox.cli.lost import lost
 from farebox.cli.resume import resume
 from farebox.cli.retry import retry
 from farebox.domain.catalog import format_minor
@@ -37,6 +38,7 @@ usage_app = typer.Typer(cls=ShowUnlessNamed, help="What was used, and its way to
 usage_app.command(context_settings={"ignore_unknown_options": True})(adjust)
 usage_app.command()(retry)
 usage_app.command()(resume)
+usage_app.command()(lost)
 
 
 @usage_app.command()

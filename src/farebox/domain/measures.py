@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from farebox.domain.usage import QUANTITY_MAX
+from farebox.domain.usage import QUANTITY_MAX, whole_number
 
 __all__ = [
     "FOUND_CHARACTERS_MAX",
@@ -45,7 +45,7 @@ class Source(StrEnum):
 
 
 class Fault(StrEnum):
-    """Why a quantity could not be believed. The call is then counted with its minimum, and the fault is said aloud."""
+    """Why a quantity could not be believed. What was counted instead stands in the log beside the fault."""
 
     MISSING = "missing"
     NEGATIVE = "negative"
@@ -90,15 +90,15 @@ class Terms:
 
 
 def judged(found: object, maximum: int = QUANTITY_MAX) -> int | Fault:
-    """The quantity that was found, or what is wrong with it. A whole number is an int and nothing that looks like one:
-    no truth, no 5.0, no text."""
+    """The quantity that was found, or what is wrong with it. A whole number is an int, or stands for one by
+    `__index__`; a bool, 5.0 and a text are none."""
     if isinstance(found, Fault):
         return found
     if found is None:
         return Fault.MISSING
-    if isinstance(found, bool) or not isinstance(found, int):
+    whole = whole_number(found)
+    if whole is None:
         return Fault.NOT_WHOLE
-    whole = int(found)  # a subclass of int may compare in ways of its own
     if whole < 0:
         return Fault.NEGATIVE
     return whole if whole <= maximum else Fault.TOO_LARGE
@@ -129,8 +129,8 @@ def said(found: object) -> str:
     """What was found, short enough for a log whatever it was."""
     if isinstance(found, Fault):
         return ""
-    if isinstance(found, int) and not isinstance(found, bool):
-        whole = int(found)
+    whole = whole_number(found)
+    if whole is not None:
         return str(whole) if abs(whole) < _DIGITS_MAX else f"a number of {whole.bit_length()} bits"
     if isinstance(found, (str, bool)) or found is None:
         return repr(found if not isinstance(found, str) else found[:FOUND_CHARACTERS_MAX])

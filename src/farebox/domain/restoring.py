@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from farebox.domain.reports import MeterEvent, ReportState
 
-__all__ = ["Share", "Span", "is_known_elsewhere", "share", "spans_of"]
+__all__ = ["LostSpan", "Share", "Span", "is_known_elsewhere", "lost_since", "share", "spans_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,20 @@ class Span:
     start: int
     end: int
     bucket_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class LostSpan:
+    """The time from a backup to its restore, both seconds in it: which ids were recorded then is not known. Usage of
+    that time is refused until a person lifts it (`lifted_at`)."""
+
+    start: int
+    end: int
+    found_at: int
+    lifted_at: int | None = None
+
+    def contains(self, at: int) -> bool:
+        return self.start <= at <= self.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,13 @@ def share(
     free = max(unsealed, 0) + sum(event.value for event in void)
     covered = min(max(rest, 0), free)
     return Share(span, tuple(proved), void, covered, max(rest - covered, 0), min(rest, 0))
+
+
+def lost_since(newest_at: int, imported: Sequence[Span]) -> int:
+    """When the lost time began: at the newest time that the ledger knows, or earlier, where Stripe has usage of hours
+    before it that is not here. Then the ledger was served between the restore and now, and its newest time is of that.
+    """
+    return min([newest_at, *(span.start for span in imported if span.end <= newest_at)])
 
 
 def is_known_elsewhere(event: MeterEvent) -> bool:

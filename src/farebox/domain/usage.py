@@ -2,6 +2,7 @@
 negative.
 """
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
@@ -21,6 +22,7 @@ __all__ = [
     "bucket_start",
     "checked_quantity",
     "record_conflict",
+    "whole_number",
 ]
 
 BUCKET_SECONDS: Final = 3600
@@ -44,7 +46,8 @@ RowName = tuple[str, str, str, str, int]  # the account, meter, key and operatio
 class Increment(NamedTuple):
     """An addition to the usage row that its first five fields name.
 
-    `record_id` makes it idempotent (usage from outside a request).
+    `record_id` makes it idempotent (usage from outside a request); `mark` is kept with it, so that each of those who
+    record one id can be told whether it was the first.
     """
 
     account_id: str
@@ -56,6 +59,7 @@ class Increment(NamedTuple):
     calls: int
     used_at: int
     record_id: str | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +114,42 @@ def bucket_start(at: int, boundaries: Iterable[int]) -> int:
     return start
 
 
+def whole_number(value: object) -> int | None:
+    """The value as an int when it is a whole number: an int, or what stands for one by `__index__`, such as numpy's.
+    None for anything else. A bool is none, a library's own bool neither; nor is a float, a Decimal or a text.
+    """
+    if isinstance(value, int):
+        # A subclass of int may compare and add in ways of its own.
+        return None if isinstance(value, bool) else int(value)
+    if "bool" in str(getattr(value, "dtype", "")):
+        return None
+    try:
+        return int(operator.index(value))  # type: ignore[arg-type]  # refuses what has no __index__
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 def checked_quantity(quantity: object, meter: str) -> int:
     """The quantity as it may be counted. QuantityInvalid for anything but a whole number from 0 to QUANTITY_MAX."""
-    if isinstance(quantity, bool) or not isinstance(quantity, int):
-        raise QuantityInvalid(f"{meter}: a quantity must be an int, not {type(quantity).__name__}")
-    whole = int(quantity)  # a subclass of int may compare and add in ways of its own
+    whole = whole_number(quantity)
+    if whole is None:
+        raise QuantityInvalid(f"{meter}: a quantity must be a whole number, not {_kind(quantity)}")
     if not 0 <= whole <= QUANTITY_MAX:
         raise QuantityInvalid(f"{meter}: a quantity must lie between 0 and {QUANTITY_MAX}")
     return whole
+
+
+def _kind(quantity: object) -> str:
+    """Of what kind it is, in words that a buyer who sent it as JSON understands."""
+    words = {
+        bool: "true or false",
+        float: "a fraction",
+        str: "a text",
+        type(None): "null",
+        list: "a list",
+        dict: "an object",
+    }
+    return words.get(type(quantity), type(quantity).__name__)
 
 
 def record_conflict(id: str, meter: str, quantity: int) -> RecordConflict:

@@ -10,7 +10,11 @@ from farebox.domain.measures import Fault, said
 
 __all__ = ["Parking"]
 
-_MEANING: Final = "counted with its minimum; `farebox.record` or `farebox usage adjust` mends it"
+_COUNTED: Final = (
+    "it was counted as `counted` units; when more was used, record the difference alone "
+    "(`farebox.record`, `farebox usage adjust`)"
+)
+_UNKNOWN: Final = "it may have been counted or not; compare the account's usage with what was used before you record it"
 
 _log = structlog.get_logger("farebox.quantities")
 
@@ -28,9 +32,19 @@ class Parking:
             return dict(self._counts)
 
     def park(
-        self, account_id: str, route: str, meter: str, fault: Fault, found: object = None, source: str = ""
+        self,
+        account_id: str,
+        route: str,
+        meter: str,
+        fault: Fault,
+        found: object = None,
+        source: str = "",
+        *,
+        counted: int | None,
     ) -> None:
-        """Say that a call's quantity of this meter was not what it should be, with what was found, cut short."""
+        """Say that a call's quantity of this meter was not what it should be: what was found, cut short, and how many
+        units were counted for it, None when nobody knows.
+        """
         with self._lock:
             self._counts[meter, fault.value] += 1
         _log.error(
@@ -41,5 +55,6 @@ class Parking:
             reason=fault.value,
             source=source,
             found=said(found),
-            meaning=_MEANING,
+            counted=counted,
+            meaning=_UNKNOWN if counted is None else _COUNTED,
         )

@@ -5,12 +5,21 @@ the hour and the billing period in which it was used; a bad one never loses the 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from farebox.domain.accounts import boundaries_of
 from farebox.domain.catalog import Meter
 from farebox.domain.measures import said
-from farebox.domain.usage import Increment, Recorded, UsageEvent, bucket_start, checked_quantity, record_conflict
+from farebox.domain.restoring import LostSpan
+from farebox.domain.usage import (
+    Increment,
+    Recorded,
+    UsageEvent,
+    bucket_start,
+    checked_quantity,
+    record_conflict,
+    whole_number,
+)
 from farebox.errors import (
     AccessRefused,
     AccountSettling,
@@ -20,11 +29,12 @@ from farebox.errors import (
     RecordConflict,
     RequestRefused,
     UsageError,
+    UsageInLostTime,
 )
 from farebox.metering.lane import within
 from farebox.metering.presence import Admissions
 from farebox.metering.recorder import Recorder
-from farebox.ports import Clock, Store
+from farebox.ports import Clock, Entropy, Store
 
 __all__ = [
     "LOOK_SECONDS_MAX",
@@ -46,6 +56,7 @@ _Refusal = UsageError | RequestRefused | AccessRefused
 _Refusals = (UsageError, RequestRefused, AccessRefused)
 _Name = tuple[str, str]  # an account and its id for an event
 _Values = dict[_Name, tuple[str, int]]  # a meter and a quantity
+_Lost = Sequence[LostSpan]  # the times that a restore lost
 _Good = tuple[int, UsageEvent, int]  # an event's number, itself, and when it was used
 
 
@@ -71,6 +82,7 @@ class Records:
         meters: Mapping[str, Meter],
         admissions: Admissions,
         readers: Executor,
+        entropy: Entropy,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -78,16 +90,31 @@ class Records:
         self._meters = meters
         self._admissions = admissions
         self._readers = readers
+        self._entropy = entropy
 
     async def record(self, event: UsageEvent) -> None:
         """Durable on return. UsageError or RequestRefused say what is wrong with it, AccountSettling to come again."""
         at = self._check(event)
         admission = self._admissions.enter()
         try:
-            place = await within(LOOK_SECONDS_MAX, self._readers, self._place, event.account_id)
-            await self._recorder.record([_increment(event, at, place, "")])
+            increment = await within(LOOK_SECONDS_MAX, self._readers, self._prepare, event, at)
+            if increment is not None:
+                await self._recorder.record([increment])
         finally:
             admission.leave()
+
+    def _prepare(self, event: UsageEvent, at: int) -> Increment | None:
+        """On a reader's thread: what to commit; None for an id of a lost time that is known with the same values."""
+        place, lost = self._place(event.account_id), self._store.lost_spans()
+        try:
+            return _increment(event, at, place, lost, "")
+        except UsageInLostTime:
+            known = self._store.recorded(event.account_id, [event.id]).get(event.id)
+            if known is None:
+                raise
+            if known != (event.meter, checked_quantity(event.quantity, event.meter)):
+                raise record_conflict(event.id, *known) from None
+            return None
 
     async def record_many(self, events: Sequence[UsageEvent], key_id: str = "") -> list[Recorded]:
         """What became of each, in their order, once all that can be are durable. StoreError: repeat them all."""
@@ -105,8 +132,9 @@ class Records:
                 good.append((number, event, self._check(event)))
             except _Refusals as error:
                 results[number] = _rejected(event, error)
-        places, before = await within(LOOK_SECONDS_MAX, self._readers, self._look, good)
-        new, again = _sorted_out(good, places, before, key_id, results)
+        places, before, lost = await within(LOOK_SECONDS_MAX, self._readers, self._look, good)
+        # A mark of this request's own: of all who record an id at the same time, one is told that it was the first.
+        new, again = _sorted_out(good, places, before, lost, key_id, self._entropy.token(), results)
         for start in range(0, len(new), RECORDS_PER_COMMIT_MAX):
             await self._commit(new[start : start + RECORDS_PER_COMMIT_MAX], events, results)
         for number, first in again:
@@ -115,8 +143,9 @@ class Records:
             results[number] = Recorded(events[number].id, "duplicate") if recorded else made
         return [result for result in results if result is not None]
 
-    def _look(self, good: Sequence[_Good]) -> tuple[_Places, _Values]:
-        """On a reader's thread: where each account's usage goes, and which of the ids are known already."""
+    def _look(self, good: Sequence[_Good]) -> tuple[_Places, _Values, _Lost]:
+        """On a reader's thread: where each account's usage goes, which of the ids are known already, and which time a
+        restore has lost."""
         places: _Places = {}
         before: _Values = {}
         for account_id in dict.fromkeys(event.account_id for _, event, _ in good):
@@ -127,7 +156,7 @@ class Records:
             ids = [event.id for _, event, _ in good if event.account_id == account_id]
             known = self._store.recorded(account_id, ids)
             before |= {(account_id, id): values for id, values in known.items()}
-        return places, before
+        return places, before, self._store.lost_spans()
 
     async def _commit(
         self, new: Sequence[tuple[int, Increment]], events: Sequence[UsageEvent], results: list[Recorded | None]
@@ -142,8 +171,19 @@ class Records:
             for one in new:
                 await self._commit([one], events, results)
             return
-        for number, _ in new:
-            results[number] = Recorded(events[number].id, "recorded")
+        first = await within(LOOK_SECONDS_MAX, self._readers, self._first, new)
+        for number, increment in new:
+            status: Literal["recorded", "duplicate"] = "recorded" if _name(increment) in first else "duplicate"
+            results[number] = Recorded(events[number].id, status)
+
+    def _first(self, committed: Sequence[tuple[int, Increment]]) -> set[_Name]:
+        """On a reader's thread: those that were not known before, whoever else has committed them meanwhile."""
+        first: set[_Name] = set()
+        for account_id in dict.fromkeys(increment.account_id for _, increment in committed):
+            own = [increment for _, increment in committed if increment.account_id == account_id]
+            ids = [str(increment.record_id) for increment in own]
+            first |= {(account_id, id) for id in self._store.first_recorded(account_id, ids, own[0].mark)}
+        return first
 
     def _check(self, event: UsageEvent) -> int:
         """When it was used, if what it says can be. What a database cannot keep must be refused here: there it would
@@ -159,13 +199,14 @@ class Records:
         now = self._recorder.now_at()
         if event.at is None:
             return now
-        if isinstance(event.at, bool) or not isinstance(event.at, int):
+        at = whole_number(event.at)
+        if at is None:
             raise InputInvalid("at: a time is a whole number of Unix seconds.")
-        if event.at > now + RECORD_AHEAD_SECONDS_MAX:
+        if at > now + RECORD_AHEAD_SECONDS_MAX:
             raise InputInvalid("at: that time has not come yet.")
-        if event.at < now - RECORD_AGE_SECONDS_MAX:
+        if at < now - RECORD_AGE_SECONDS_MAX:
             raise InputInvalid("at: that is more than 34 days ago, and Stripe takes no usage so old.")
-        return min(event.at, now)
+        return min(at, now)
 
     def _place(self, account_id: str) -> _Place:
         store = self._store
@@ -183,7 +224,13 @@ class Records:
 
 
 def _sorted_out(
-    good: Sequence[_Good], places: _Places, before: _Values, key_id: str, results: list[Recorded | None]
+    good: Sequence[_Good],
+    places: _Places,
+    before: _Values,
+    lost: _Lost,
+    key_id: str,
+    mark: str,
+    results: list[Recorded | None],
 ) -> tuple[list[tuple[int, Increment]], list[tuple[int, int]]]:
     """What is to be committed, and which events are like an earlier one of the same batch. The rest has its result."""
     new: list[tuple[int, Increment]] = []
@@ -200,7 +247,7 @@ def _sorted_out(
             elif name in first:
                 again.append((number, first[name]))
             elif isinstance(place, _Place):
-                new.append((number, _increment(event, at, place, key_id)))
+                new.append((number, _increment(event, at, place, lost, key_id)._replace(mark=mark)))
                 known[name], first[name] = values, number
             else:
                 raise place
@@ -209,11 +256,21 @@ def _sorted_out(
     return new, again
 
 
-def _increment(event: UsageEvent, at: int, place: _Place, key_id: str) -> Increment:
+def _increment(event: UsageEvent, at: int, place: _Place, lost: _Lost, key_id: str) -> Increment:
+    for span in lost:
+        if event.at is not None and span.contains(at):
+            raise UsageInLostTime(
+                f"at: what was recorded with a time from {span.start} to {span.end} is not known here since the ledger "
+                "was restored from a backup, and may have been billed. The operator can lift this."
+            )
     if event.at is not None and place.since_at is not None and at < place.since_at:
         raise InputInvalid("at: that is before the account's first billing period, and nobody would be billed for it.")
     start, quantity = bucket_start(at, place.edges), checked_quantity(event.quantity, event.meter)
     return Increment(event.account_id, event.meter, key_id, _OPERATION, start, quantity, 1, at, event.id)
+
+
+def _name(increment: Increment) -> _Name:
+    return increment.account_id, str(increment.record_id)
 
 
 def _plain(text: object, characters_max: int) -> bool:

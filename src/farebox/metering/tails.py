@@ -55,7 +55,7 @@ class Tails:
         return settling
 
     async def close(self) -> None:
-        """Wait for what is open, within TAILS_SECONDS_MAX; what is lost is named."""
+        """Wait for what is open, within TAILS_SECONDS_MAX; what may be lost is named."""
         if self._open:
             await asyncio.wait(self._open, timeout=TAILS_SECONDS_MAX)
         for task, usage in list(self._open.items()):
@@ -84,7 +84,7 @@ class Tails:
 
     def _lose(self, usage: _Usage, why: str) -> None:
         for (account_id, meter, _, operation, _), quantity in usage:
-            self._parking.park(account_id, operation, meter, Fault.UNRECORDED, quantity)
+            self._parking.park(account_id, operation, meter, Fault.UNRECORDED, quantity, counted=None)
         _log.error("tail_unsettled", reason=why)
 
 

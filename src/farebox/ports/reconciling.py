@@ -9,7 +9,7 @@ from farebox.domain.corrections import Adjustment, LateItem, LateItemGroup
 from farebox.domain.invoices import PeriodBill
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import MeterEvent, Unsealed
-from farebox.domain.restoring import Share
+from farebox.domain.restoring import LostSpan, Share
 from farebox.domain.simulation import UsedPeriod
 from farebox.domain.usage import Period
 
@@ -177,6 +177,24 @@ class ReconcilingStore(Protocol):
 
     def former_ledgers(self) -> list[str]:
         """Ids that this ledger has had, newest first: outage spools may still bear one of them."""
+        ...
+
+    # the time that a restore lost
+    def newest_at(self) -> int:
+        """The newest time of anything in the ledger that was written while it was served or worked on."""
+        ...
+
+    def keep_lost_span(self, span: LostSpan) -> None:
+        """From now on usage of that time is refused. One in force that lies within it goes into it; one that begins at
+        the same second is made longer."""
+        ...
+
+    def lost_spans(self, *, lifted: bool = False) -> list[LostSpan]:
+        """Those that are in force, or all that there ever were, in order of time."""
+        ...
+
+    def lift_lost_spans(self, *, at: int, audit: AuditEntry) -> list[LostSpan]:
+        """Lift all that are in force, and say which; nothing is audited when there are none."""
         ...
 
     # corrections and the audit log

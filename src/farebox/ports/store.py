@@ -133,6 +133,11 @@ class Store(AccountStore, ReportStore, ReconcilingStore, PresenceStore, Protocol
         """Meter and quantity of those ids that the account has used already."""
         ...
 
+    def first_recorded(self, account_id: str, record_ids: Sequence[str], mark: str) -> set[str]:
+        """Those ids that an increment with this mark was the first to record. It holds whatever became of the commit's
+        answer, and whichever process asks."""
+        ...
+
     def usage(self, account_id: str, start: int, end: int, *, by_operation: bool = False) -> list[UsageLine]:
         """Usage of the buckets in [start, end) summed by meter, or by meter, operation and key."""
         ...

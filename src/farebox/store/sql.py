@@ -20,6 +20,7 @@ from farebox.store.inbox import InboxTables
 from farebox.store.late import LateTables
 from farebox.store.late_items import LateItemTables
 from farebox.store.leases import LeaseTables
+from farebox.store.lost import LostTables
 from farebox.store.parked import ParkedTables
 from farebox.store.periods import PeriodTables
 from farebox.store.presence import PresenceTables
@@ -51,6 +52,7 @@ class SqlStore(
     LateTables,
     LateItemTables,
     RestoringTables,
+    LostTables,
     LeaseTables,
 ):
     """The Store. `url` is a SQLAlchemy URL; `clock` and `entropy` name a new ledger once.

@@ -36,6 +36,7 @@ __all__ = [
     "late_items",
     "leases",
     "ledger",
+    "lost_spans",
     "metadata",
     "meter_events",
     "periods",
@@ -124,6 +125,17 @@ recorded = Table(
     Column("meter", String(64), nullable=False),
     Column("quantity", BigInteger, nullable=False),
     Column("recorded_at", BigInteger, nullable=False),
+    Column("mark", String(64), nullable=False, server_default=""),  # of the request that was the first to record it
+)
+
+lost_spans = Table(
+    "lost_spans",
+    metadata,
+    # What was recorded in [start, end] is not known since a restore; both seconds are in it.
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    Column("end", BigInteger, nullable=False),
+    Column("found_at", BigInteger, nullable=False),
+    Column("lifted_at", BigInteger),
 )
 
 accounts = Table(

@@ -91,6 +91,12 @@ class UsageTables:
             rows = connection.execute(query.where(r.record_id.in_(record_ids))).all()
         return {row[0]: (row[1], row[2]) for row in rows}
 
+    def first_recorded(self, account_id: str, record_ids: Sequence[str], mark: str) -> set[str]:
+        r = t.recorded.c
+        query = sa.select(r.record_id).where(r.account_id == account_id, r.record_id.in_(record_ids), r.mark == mark)
+        with self._database.read() as connection:
+            return set(connection.execute(query).scalars())
+
     def usage(self, account_id: str, start: int, end: int, *, by_operation: bool = False) -> list[UsageLine]:
         u = t.usage.c
         groups = [u.meter, u.operation, u.key_id] if by_operation else [u.meter]
@@ -145,6 +151,7 @@ def _first_record(connection: Connection, increment: Increment) -> bool:
         "meter": increment.meter,
         "quantity": increment.quantity,
         "recorded_at": increment.used_at,
+        "mark": increment.mark,
     }
     # Waits for another writer that is about to commit the same id, and then finds it there.
     if insert_new(connection, t.recorded, row):

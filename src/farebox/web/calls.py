@@ -3,8 +3,10 @@
 Never decides who may call (the gate does) and never writes (the recorder does).
 """
 
+import os
 import posixpath
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
@@ -48,12 +50,17 @@ _KEY_PREFIX: Final = "fb_"
 _SEVERAL: Final = "The request carries several different API keys. Send one."
 
 running_call: ContextVar["Call | None"] = ContextVar("farebox_call", default=None)
+# A forked process holds a copy of the call, and what is charged to that is lost: there a charge is refused.
+os.register_at_fork(after_in_child=lambda: running_call.set(None))
 
 
 class Call:
-    """A paid call between its grant and its answer. After the answer has begun nothing more can be charged to it."""
+    """A paid call between its grant and its answer. After the answer has begun nothing more can be charged to it.
 
-    __slots__ = ("begun", "charges", "from_code", "grant", "key_id", "meters", "operation")
+    Prices and charges may come from several threads of the call at once; `begin` ends them.
+    """
+
+    __slots__ = ("_lock", "begun", "charges", "from_code", "grant", "key_id", "meters", "operation")
 
     def __init__(self, grant: Grant, key_id: str, operation: str, meters: Mapping[str, Meter]) -> None:
         self.grant = grant
@@ -63,26 +70,43 @@ class Call:
         self.charges: dict[str, int] = {}
         self.from_code: dict[str, int] | None = None
         self.begun = False
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """The answer begins: what has been charged is final, and a charge that comes later raises ChargeTooLate."""
+        with self._lock:
+            self.begun = True
 
     def price(self, meter: str, quantity: int) -> None:
         """What the route costs, from code: replaces what farebox.toml says for this meter, and adds up among itself."""
-        from_code = self.from_code or {}
-        self._set(meter, from_code.get(meter, 0), quantity)
-        self.from_code = {**from_code, meter: self.charges[meter]}
+        whole = self._checked(meter, quantity)
+        with self._lock:
+            from_code = self.from_code or {}
+            self._set(meter, from_code.get(meter, 0) + whole)
+            self.from_code = {**from_code, meter: self.charges[meter]}
 
     def charge(self, meter: str, quantity: int) -> None:
         """Add to what the call costs. MeterUnknown, QuantityInvalid or ChargeTooLate leave everything as it was."""
-        self._set(meter, self.charges.get(meter, 0), quantity)
-        from_code = self.from_code or {}
-        self.from_code = {**from_code, meter: from_code.get(meter, 0) + quantity}
+        whole = self._checked(meter, quantity)
+        with self._lock:
+            self._set(meter, self.charges.get(meter, 0) + whole)
+            from_code = self.from_code or {}
+            self.from_code = {**from_code, meter: from_code.get(meter, 0) + whole}
 
-    def _set(self, meter: str, before: int, quantity: int) -> None:
-        if self.begun:
-            raise ChargeTooLate(f"{meter}: the answer has begun. Use `await farebox.record(…)` from here on.")
+    def _checked(self, meter: str, quantity: int) -> int:
+        """Outside the lock: a quantity may be of the seller's own kind, with code of the seller's own."""
+        self._require_open(meter)
         if meter not in self.meters:
             raise MeterUnknown(f"There is no meter {meter!r} (known: {', '.join(sorted(self.meters)) or 'none'}).")
-        total = before + checked_quantity(quantity, meter)
+        return checked_quantity(quantity, meter)
+
+    def _set(self, meter: str, total: int) -> None:
+        self._require_open(meter)
         self.charges[meter] = checked_quantity(total, meter)
+
+    def _require_open(self, meter: str) -> None:
+        if self.begun:
+            raise ChargeTooLate(f"{meter}: the answer has begun. Use `farebox.record(…)` from here on.")
 
     def usage(self, at: int) -> list[tuple[RowName, int]]:
         """What the call adds to which rows of the ledger, when it is handed over at `at`."""

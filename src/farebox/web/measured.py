@@ -15,6 +15,7 @@ from farebox.metering.parking import Parking
 from farebox.metering.presence import Admission
 from farebox.metering.recorder import Recorder
 from farebox.metering.tails import Settling, Tails
+from farebox.metering.writer import InDoubt
 from farebox.ports import Clock
 from farebox.web.calls import Call
 from farebox.web.problems import refuse
@@ -66,6 +67,7 @@ class MeasuredAnswer:
         self._held: Message | None = None
         self._open: list[Measure] = []  # those whose quantity only the end tells
         self._counted: dict[str, int] = {}
+        self._faults: list[tuple[Measure, Fault, object, int]] = []  # to be said once it is known what was counted
         self._reader: BodyReader = reader_of({}, ())
         self._bytes = 0
         self.refused = False
@@ -85,7 +87,7 @@ class MeasuredAnswer:
             # As a server says that the client has left: a stream that nobody will read must end, not run on.
             raise OSError("the answer was refused: its usage could not be recorded")
         if not self._call.begun and kind in ("http.response.start", "websocket.accept"):
-            self._call.begun = True
+            self._call.begin()
             await self._start(message)
         elif kind == "http.response.body" and self._billed:
             await self._piece(message)
@@ -96,6 +98,8 @@ class MeasuredAnswer:
         """The application is done with it. What has not been settled is settled as far as the answer went."""
         if self._open and self._held is None and not self.refused:
             self._settle_rest(ended=False)
+        # An answer that nothing of has left is not counted; of one that was broken off while it was, nobody knows.
+        self._say_faults(counted=None if self._held is None else False)
 
     async def _start(self, message: Message) -> None:
         fields: list[tuple[bytes, bytes]] = [(bytes(n).lower(), bytes(v)) for n, v in message.get("headers", ())]
@@ -135,8 +139,10 @@ class MeasuredAnswer:
                 await recorder.count(call.usage(at), at)
             except StoreError as error:
                 self.refused = True
+                self._say_faults(counted=None if isinstance(error, InDoubt) else False)
                 await refuse(error, self._scope, self._receive, self._send, pay_url=None)
                 return False
+        self._say_faults(counted=True)
         if not self._open:
             self._admission.leave()
         return True
@@ -175,6 +181,7 @@ class MeasuredAnswer:
 
     def _settle_rest(self, *, ended: bool) -> Settling:
         rest, self._open = {m.meter: self._quantity(m, ended=ended) for m in self._open}, []
+        self._say_faults(counted=True)  # the tail is tried until it is certain; if it is lost, that is said as well
         return self._settle(rest, self._admission.hand_over())
 
     def _settle(self, quantities: Mapping[str, int], admission: Admission | None = None) -> Settling:
@@ -193,9 +200,10 @@ class MeasuredAnswer:
             return measure.minimum
         if found is None:
             return self._judged(measure, fault)
+        quantity = self._judged(measure, found)
         if fault is not None:  # it may not be the last word, but it is the last that was said
-            self._park(measure, fault, found)
-        return self._judged(measure, found)
+            self._faults.append((measure, fault, found, quantity))
+        return quantity
 
     def _measured(self, source: Source, more_bytes: int = 0) -> int:
         if source is Source.BYTES:
@@ -210,13 +218,18 @@ class MeasuredAnswer:
     def _judged(self, measure: Measure, found: object) -> int:
         quantity = judged(found, measure.maximum)
         if isinstance(quantity, Fault):
-            self._park(measure, quantity, found)
+            self._faults.append((measure, quantity, found, measure.minimum))
             return measure.minimum
         return max(quantity, measure.minimum)
 
-    def _park(self, measure: Measure, fault: Fault, found: object) -> None:
-        call = self._call
-        self._metering.parking.park(call.grant.account.id, call.operation, measure.meter, fault, found, measure.text)
+    def _say_faults(self, *, counted: bool | None) -> None:
+        """Whether what stands beside the faults was counted; None: nobody knows."""
+        call, faults, self._faults = self._call, self._faults, []
+        for measure, fault, found, quantity in faults:
+            units = quantity if counted else None if counted is None else 0
+            self._metering.parking.park(
+                call.grant.account.id, call.operation, measure.meter, fault, found, measure.text, counted=units
+            )
 
     def _add(self, measure: Measure, quantity: int) -> None:
         charges = self._call.charges

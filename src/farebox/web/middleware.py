@@ -238,7 +238,7 @@ class _Answer:
                 # As a server says that the client has left: a stream that nobody will read must end, not run on.
                 raise OSError("the answer was refused: its usage could not be recorded")
         elif message["type"] in ("http.response.start", "websocket.accept"):
-            call.begun = True
+            call.begin()
             if call.charges and 200 <= message.get("status", 200) < 300:
                 recorder = self._edge.recorder
                 # A subscription may begin by Stripe's clock a moment before it does by ours: its calls are its own.

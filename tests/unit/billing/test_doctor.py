@@ -10,10 +10,12 @@ from tests.settling import settle
 from farebox.billing.catalog import apply_push, plan_push, push_error_destination, push_portal, push_webhook
 from farebox.billing.doctor import OPEN_EVENT_SECONDS_MAX, Finding, diagnose
 from farebox.domain.accounts import Account
+from farebox.domain.audit import AuditEntry
 from farebox.domain.catalog import Catalog, Meter, Plan, Price
 from farebox.domain.inbox import InboxEvent
 from farebox.domain.keys import ApiKey, Pepper, Secret, pepper_from
 from farebox.domain.reports import Outcome, OutcomeKind, ReportState, Unsealed, seal
+from farebox.domain.restoring import LostSpan
 from farebox.domain.usage import Batch, Increment
 from farebox.provider.stripe import StripeProvider
 from farebox.sandbox import ManualClock, Sandbox
@@ -223,6 +225,16 @@ def test_parked_meter_events(patient: Patient) -> None:
     assert settle(patient.store, "h", event, outcome, state=ReportState.REJECTED, now=START + 61)
     found = patient.examine()["reports"]
     assert (found.status, "1 meter events are parked" in found.detail) == ("fail", True)
+
+
+def test_a_lost_time(patient: Patient) -> None:
+    """A time that a restore lost is named for as long as usage of it is refused, and not at all otherwise."""
+    assert "lost time" not in patient.examine()
+    patient.store.keep_lost_span(LostSpan(START, START + 60, START + 60))
+    found = patient.examine()["lost time"]
+    assert (found.status, "--lift" in found.advice) == ("warn", True)
+    patient.store.lift_lost_spans(at=START + 70, audit=AuditEntry("a", START + 70, "ada", "lift", "ledger"))
+    assert "lost time" not in patient.examine()
 
 
 def test_waiting_webhooks_are_counted(patient: Patient) -> None:

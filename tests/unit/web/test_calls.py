@@ -1,6 +1,9 @@
 """One call at the edge: what it is charged, which rule prices it, and which key it carries."""
 
 import contextlib
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -56,6 +59,90 @@ def test_code_replaces_the_file() -> None:
     assert paid.charges == {"calls": 7, "tokens": 7}
 
 
+class Slow(dict[str, int]):
+    """A call's charges whose reader is overtaken: the second to read comes before the first writes, if it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._both = threading.Barrier(2)
+
+    def get(self, meter: str, default: int = 0) -> int:  # type: ignore[override]
+        value = super().get(meter, default)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self._both.wait(timeout=0.2)
+        return value
+
+
+def test_charges_of_two_threads_at_once() -> None:
+    """Two threads of one call charge at the same moment, and each charge counts (I1)."""
+    paid = call()
+    paid.charges = Slow()
+    threads = [threading.Thread(target=paid.charge, args=("tokens", quantity)) for quantity in (3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dict(paid.charges) == {"tokens": 7}
+    assert paid.from_code == {"tokens": 7}
+
+
+def test_charges_of_many_threads() -> None:
+    """Eight threads that charge as fast as they can lose nothing, however often they take turns."""
+    paid, interval = call(), sys.getswitchinterval()
+
+    def work() -> None:
+        for _ in range(2_000):
+            paid.charge("tokens", 7)
+
+    sys.setswitchinterval(0.000_005)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(work) for _ in range(8)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert paid.charges == {"tokens": 8 * 2_000 * 7}
+
+
+def test_a_charge_while_the_answer_begins() -> None:
+    """A charge that is under way when the answer begins is in what is recorded, or is refused: never taken and lost."""
+    paid = call()
+    paid.charges = Slow()
+    thread = threading.Thread(target=paid.charge, args=("tokens", 3))
+    thread.start()
+    while not paid._lock.locked():
+        pass
+    paid.begin()
+    assert dict(paid.charges) == {"tokens": 3}
+    thread.join()
+    with pytest.raises(ChargeTooLate):
+        paid.charge("tokens", 1)
+
+
+class Counted:
+    """A whole number of another library's: it has `__index__` and nothing else."""
+
+    def __init__(self, value: int, dtype: str = "int64") -> None:
+        self.value = value
+        self.dtype = dtype
+
+    def __index__(self) -> int:
+        return self.value
+
+
+def test_numbers_of_other_libraries() -> None:
+    """A number that Python itself takes for an index, as numpy's are, is charged as what it is; a bool is refused."""
+    paid = call()
+    paid.charge("tokens", Counted(120))  # type: ignore[arg-type]
+    paid.price("calls", Counted(5))  # type: ignore[arg-type]
+    assert paid.charges == {"tokens": 120, "calls": 5}
+    assert {type(quantity) for quantity in (*paid.charges.values(), *(paid.from_code or {}).values())} == {int}
+    for wrong in (Counted(1, "bool"), Counted(-1), 5.0, True, "5"):
+        with pytest.raises(QuantityInvalid):
+            paid.charge("tokens", wrong)  # type: ignore[arg-type]
+    assert paid.charges == {"tokens": 120, "calls": 5}
+
+
 def test_charges_add_up() -> None:
     """A charge adds to whatever the call costs already, also where the file or the price says nothing or zero."""
     paid = call(calls=1)
@@ -103,7 +190,7 @@ def test_a_refused_charge_changes_nothing(meter: str, quantity: Any, error: type
 def test_nothing_after_the_answer(how: str) -> None:
     """Once the answer has begun a charge is refused and says what to use, since nothing could stop the answer."""
     paid = call(calls=1)
-    paid.begun = True
+    paid.begin()
     with pytest.raises(ChargeTooLate, match=r"farebox\.record"):
         getattr(paid, how)("calls", 1)
     assert paid.charges == {"calls": 1}

@@ -132,8 +132,43 @@ def test_an_id_that_another_process_used_meanwhile(shop: Shop, monkeypatch: pyte
     assert results(shop, key, event(1, 5), event(2, 6)) == ["recorded", "recorded"]
     monkeypatch.setattr(shop.store, "recorded", lambda account_id, ids: {})
     said = results(shop, key, event(1, 5), event(2, 7), event(2, 7), event(3, 8))
-    assert said == ["recorded", "record_conflict", "record_conflict", "recorded"]
+    assert said == ["duplicate", "record_conflict", "record_conflict", "recorded"]
     assert used(shop, claimed) == 5 + 6 + 8
+
+
+def test_the_same_event_many_times_at_once(shop: Shop) -> None:
+    """Of all who send an event at the same time, one is told that it was recorded, and the others a duplicate."""
+    claimed = shop.buy()
+    records, portal = shop.runtime.records, shop.client.portal
+    assert portal is not None
+
+    async def crowd() -> list[list[Recorded]]:
+        sent = [UsageEvent(claimed.account_id, "calls", 5, f"job-{n}") for n in range(3)]
+        return await asyncio.gather(*(records.record_many(sent) for _ in range(10)))
+
+    made = portal.call(crowd)
+    for place in range(3):
+        assert sorted(answer[place].status for answer in made) == ["duplicate"] * 9 + ["recorded"]
+    assert used(shop, claimed) == 15
+
+
+@pytest.mark.parametrize(("before", "status"), [(False, "recorded"), (True, "duplicate")])
+def test_who_was_first_when_the_answer_was_lost(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, before: bool, status: str
+) -> None:
+    """A commit whose answer was lost and that turns out to have landed is told as what it was: the first, or not."""
+    claimed, commit = shop.buy(), shop.store.commit_batch
+    if before:
+        assert results(shop, bearer(claimed.key), event(1, 5)) == ["recorded"]
+        monkeypatch.setattr(shop.store, "recorded", lambda account_id, ids: {})  # it looked before the other committed
+
+    def cut_off(batch: Any) -> None:
+        commit(batch)
+        raise StoreUnavailable(internal="the answer was lost")
+
+    monkeypatch.setattr(shop.store, "commit_batch", cut_off)
+    assert results(shop, bearer(claimed.key), event(1, 5), event(2, 6)) == [status, "recorded"]
+    assert used(shop, claimed) == 11
 
 
 def test_who_may(shop: Shop) -> None:
@@ -311,6 +346,28 @@ def test_from_the_library(shop: Shop) -> None:
         with pytest.raises(InputInvalid, match="at: "):
             asyncio.run(shop.runtime.record(account, "calls", 1, record_id="c", at=at))
     assert used(shop, claimed) == 2
+
+
+class Counted:
+    """A whole number of another library's, as numpy's are: it has `__index__` and is no int."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+
+def test_numbers_of_other_libraries(shop: Shop) -> None:
+    """A quantity or a time that Python takes for an index is recorded as the whole number that it is."""
+    claimed = shop.buy()
+    start = shop.clock.now_at()
+    shop.clock.pass_seconds(2 * HOUR)
+    made: Any = UsageEvent(claimed.account_id, "calls", Counted(7), "a", at=Counted(start))  # type: ignore[arg-type]
+    assert shop.client.portal is not None
+    said = shop.client.portal.call(shop.runtime.records.record_many, [made, made])
+    assert [result.status for result in said] == ["recorded", "duplicate"]
+    assert used(shop, claimed, start - start % HOUR, start + 1) == 7
 
 
 def test_what_a_key_records_is_its_own(shop: Shop) -> None:

@@ -199,6 +199,7 @@ def test_a_quantity_in_a_header(shop: Shop, values: list[str], quantity: int, re
         [("GET /header", "rows", reason)] if reason else []
     )
     assert all(len(entry["found"]) < 60 for entry in parked)
+    assert [entry["counted"] for entry in parked] == ([2] if reason else [])
     assert faults(shop) == ({f"rows {reason}": 1} if reason else {})
 
 
@@ -474,9 +475,38 @@ def test_a_last_event_that_never_came(shop: Shop, how: str, pieces: list[str], q
     """L18: a stream that somebody left is settled by the last event that told its quantity, or by the minimum, and says
     so."""
     claimed = shop.buy()
-    leaving(shop, claimed, "/chat", pieces, how)
+    with capture_logs() as logs:
+        leaving(shop, claimed, "/chat", pieces, how)
     assert used(shop, claimed) == {"calls": 1, "tokens": quantity}
     assert faults(shop) == {"tokens ended_early": 1}
+    (parked,) = (entry for entry in logs if entry["event"] == "quantity_parked")
+    assert (parked["counted"], parked["source"]) == (quantity, "json:usage.total_tokens")
+    assert "record the difference alone" in parked["meaning"]
+
+
+@pytest.mark.parametrize(("resolved", "counted"), [(True, 0), (False, None)])
+def test_what_a_refused_answer_was_counted_as(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, resolved: bool, counted: int | None
+) -> None:
+    """A wrong quantity of an answer that became a 503 was counted as nothing, or nobody knows: whoever records what the
+    log says is missing bills nothing twice."""
+
+    def away(batch: Any) -> bool:
+        if resolved:
+            return False
+        raise StoreUnavailable(internal="away")
+
+    def cut_off(batch: Any) -> None:
+        raise StoreUnavailable(internal="cut off")
+
+    claimed = shop.buy()
+    monkeypatch.setattr(shop.store, "commit_batch", cut_off)
+    monkeypatch.setattr(shop.store, "batch_landed", away)
+    with capture_logs() as logs:
+        assert get(shop, claimed, "/header", PlainTextResponse("served")).status_code == 503
+    (parked,) = (entry for entry in logs if entry["event"] == "quantity_parked")
+    assert (parked["reason"], parked["counted"]) == ("missing", counted)
+    assert ("compare the account's usage" in parked["meaning"]) == (counted is None)
 
 
 def test_a_send_that_fails(shop: Shop) -> None:

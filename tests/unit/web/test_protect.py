@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import Message, Receive, Scope, Send
+from structlog.testing import capture_logs
 from tests.shop import CATALOG
 
 from farebox import (
@@ -228,7 +229,10 @@ def test_charges_that_are_none(seller: Seller) -> None:
 
     with seller.open() as kit:
         buyer = kit.paid_client()
-        assert [buyer.get(f"/work?n={n}").text for n in ("minus", "half", "zero", "more")] == ['"done"'] * 4
+        with capture_logs() as logs:
+            assert [buyer.get(f"/work?n={n}").text for n in ("minus", "half", "zero", "more")] == ['"done"'] * 4
+        parked = [entry for entry in logs if entry["event"] == "quantity_parked"]
+        assert {(entry["source"], entry["counted"]) for entry in parked} == {("charge", 0)}
         assert kit.usage(buyer) == {"calls": 4, "tokens": 3 + QUANTITY_MAX}
         assert kit.parked() == {("tokens", "negative"): 1, ("tokens", "not_whole"): 1, ("tokens", "too_large"): 1}
 
