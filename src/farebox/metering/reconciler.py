@@ -14,8 +14,8 @@ from farebox.domain.catalog import Catalog
 from farebox.domain.invoices import MeterBill, PeriodBill, bill_of
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import CELL_SECONDS
-from farebox.errors import ProviderRejected
-from farebox.ports import Clock, Provider, Store
+from farebox.errors import ProviderError
+from farebox.ports import Clock, Provider, Store, is_away
 
 __all__ = [
     "PAGE_ACCOUNTS_MAX",
@@ -31,6 +31,7 @@ READS_MAX: Final = 2_000
 PAGE_ACCOUNTS_MAX: Final = 100
 RECONCILED_SECONDS: Final = 40 * 86_400
 RENEWAL_SECONDS: Final = 86_400
+_ALL_METERS: Final = "*"
 
 _log = structlog.get_logger("farebox.reconciler")
 
@@ -63,13 +64,15 @@ class Comparison:
 
 @dataclass(slots=True)
 class Reconciliation:
-    """What a run found. `complete` is False when it stopped at its bound of reads; `last_account` was done last."""
+    """What a run found. `complete` is False when it stopped at its bound of reads, or because Stripe was `away` for
+    everybody; `last_account` was done last, in this run or before it."""
 
     started_at: int
     comparisons: list[Comparison] = field(default_factory=list)
     accounts: int = 0
     reads: int = 0
     complete: bool = True
+    away: bool = False
     last_account: str = ""
 
     @property
@@ -99,10 +102,14 @@ class Reconciler:
         reads_max: int = READS_MAX,
         progress: Callable[[str], None] = lambda account_id: None,
     ) -> Reconciliation:
-        """Compare all accounts after `after`, or one, in the periods that end after `since`. Raises a ProviderError
-        when Stripe is away. `progress` is told each account that is done."""
+        """Compare all accounts after `after`, or one, in the periods that end after `since`. `progress` is told each
+        account that is done.
+
+        An account that Stripe does not let be read is `unreadable`, and the run goes on. With Stripe away for everybody
+        it ends with what it has; ProviderError when not even the meters can be read.
+        """
         now = self._clock.now_at()
-        found = Reconciliation(started_at=now)
+        found = Reconciliation(started_at=now, last_account=after)
         meters = {meter.event_name: meter.id for meter in self._provider.meters()}
         found.reads += 1
         from_at = now - RECONCILED_SECONDS if since is None else since
@@ -110,7 +117,14 @@ class Reconciler:
             if found.reads >= reads_max:
                 found.complete = False
                 break
-            found.comparisons += self._account(one, from_at, meters, found)
+            try:
+                found.comparisons += self._account(one, from_at, meters, found)
+            except _Away as error:
+                _log.warning("reconcile_paused", account=one.id, reason=str(error.__cause__))
+                found.complete, found.away = False, True
+                break
+            except Exception as error:
+                found.comparisons += self._noted(one.id, [_unreadable(one, error)], now)
             found.accounts += 1
             found.last_account = one.id
             progress(one.id)
@@ -128,11 +142,15 @@ class Reconciler:
         now = self._clock.now_at()
         compared = []
         for period in self._store.periods(account.id, since=since):
+            unread: tuple[Reason, ...] = ()
             bill = self._store.bill(period)
             if bill is None and period.end <= now:
-                bill = self._ask_invoices(period, run)
+                bill, unread = self._ask_invoices(period, run)
             for meter, balance in self._store.balances(period, now=now).items():
-                compared.append(self._compare(account.customer_id, period, meter, balance, bill, meters, run))
+                one = self._compare(account.customer_id, period, meter, balance, bill, meters, run)
+                if unread:
+                    one = replace(one, verdict=Verdict.DIFFERS, reasons=unread + one.reasons)
+                compared.append(one)
         compared += self._orphans(account, since)
         return self._noted(account.id, compared, now)
 
@@ -157,8 +175,8 @@ class Reconciler:
             run.reads += 1
             try:
                 stripe = self._provider.summary(meter_id, customer_id, start, end) - neighbours
-            except ProviderRejected as error:
-                reasons = (Reason("unreadable", 0, error.internal or error.detail),)
+            except ProviderError as error:
+                reasons = self._unread(error, run)
         of_meter = None
         if bill is not None:  # what has no price in the plan is on no invoice, and costs nothing
             of_meter = bill.meters.get(meter, MeterBill(balance.ledger - balance.late, 0, 0))
@@ -183,15 +201,22 @@ class Reconciler:
             bill=of_meter,
         )
 
-    def _ask_invoices(self, period: BillingPeriod, run: Reconciliation) -> PeriodBill | None:
-        """What a final invoice says that the ledger has not taken note of yet."""
+    def _ask_invoices(self, period: BillingPeriod, run: Reconciliation) -> tuple[PeriodBill | None, tuple[Reason, ...]]:
+        """What a final invoice says that the ledger has not taken note of yet, or why nobody can tell."""
         run.reads += 1
         try:
             invoices = self._provider.billed_invoices(period.subscription_id, since=period.start)
-        except ProviderRejected as error:
+        except ProviderError as error:
             _log.warning("invoices_unreadable", account=period.account_id, reason=str(error))
-            return None
-        return bill_of(period, invoices, ended=False)
+            return None, self._unread(error, run)
+        return bill_of(period, invoices, ended=False), ()
+
+    def _unread(self, error: ProviderError, run: Reconciliation) -> tuple[Reason, ...]:
+        """Why an account cannot be compared. Raises _Away when nobody's can."""
+        run.reads += 1
+        if is_away(self._provider, error):
+            raise _Away from error
+        return (Reason("unreadable", 0, error.internal or error.detail),)
 
     def _orphans(self, account: Account, since: int) -> list[Comparison]:
         """Usage in no known period: of no subscription, or after a period's end whose renewal is not known yet."""
@@ -228,6 +253,7 @@ class Reconciler:
             if c.verdict is Verdict.DIFFERS
         }
         agreed = {key(c) for c in compared} - differing.keys() | {(meter, 0) for meter, start in map(key, compared)}
+        agreed.add((_ALL_METERS, 0))  # an account that could not be read before
         agreed -= differing.keys()
         since = self._store.note_differences(account_id, differing, agreed=agreed, at=now)
         noted = []
@@ -242,6 +268,26 @@ class Reconciler:
                 )
             noted.append(_with_since(one, since.get(key(one))))
         return noted
+
+
+class _Away(Exception):
+    """Stripe answers nobody: the account at hand tells nothing, and no other would."""
+
+
+def _unreadable(account: Account, error: Exception) -> Comparison:
+    """An account that could not be compared at all, and why."""
+    reason = Reason("unreadable", 0, str(error) or repr(error))
+    return Comparison(
+        account_id=account.id,
+        customer_id=str(account.customer_id),
+        meter=_ALL_METERS,
+        subscription_id=None,
+        period_start=None,
+        period_end=None,
+        balance=Balance(),
+        verdict=Verdict.DIFFERS,
+        reasons=(reason,),
+    )
 
 
 def _with_since(one: Comparison, since_at: int | None) -> Comparison:

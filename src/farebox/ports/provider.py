@@ -183,7 +183,9 @@ class Provider(Protocol):
         ...
 
     def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
-        """All of the customer's subscriptions that Farebox sells, whatever their status. `status_since_at` is 0."""
+        """All of the customer's subscriptions that Farebox sells, whatever their status. `status_since_at` is 0.
+
+        NotFound for a customer that was deleted and whose subscriptions can no longer be read."""
         ...
 
     def preview_invoice(self, subscription_id: str) -> Invoice:

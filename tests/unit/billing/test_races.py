@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.shop import CATALOG, Shop, bearer, open_shop
 
-from farebox.billing.inbox import sweep
+from farebox.billing.sweep import sweep
 from farebox.errors import ProviderRejected
 from farebox.ports import CheckoutSession
 
@@ -67,7 +67,7 @@ def test_a_sweep_passes_the_unknown(shop: Shop, monkeypatch: pytest.MonkeyPatch)
         return real(customer_id)
 
     monkeypatch.setattr(shop.provider, "subscriptions", subscriptions)
-    assert sweep(shop.store, shop.provider, shop.clock, "") == ""
+    assert sweep(shop.store, shop.provider, shop.clock) == ""
     assert asked == [account.customer_id for account in accounts]
 
 
