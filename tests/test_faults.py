@@ -31,6 +31,9 @@ FAULTS: Final = {
     "F23": "clocks that step",
     "F27": "yesterday's database restored",
     "F28": "wrong configuration",
+    "F29": "a subscription ends at Stripe by somebody else's hand, with and without an invoice",
+    "F30": "a commit never answers, while reads work",
+    "F31": "the provider refuses, throttles or saves a failure for one account's object",
 }
 TO_COME: Final = {"F17": "limits come with plans that have them", "F24": "the gateway comes later"}
 
@@ -47,7 +50,7 @@ def named() -> Iterator[tuple[str, str]]:
 
 
 def test_every_fault_has_a_test() -> None:
-    """F01–F28: each known fault is named by a test that shows what holds under it, and those to come by none yet."""
+    """F01–F31: each known fault is named by a test that shows what holds under it, and those to come by none yet."""
     tests: dict[str, list[str]] = {}
     for fault, test in named():
         if not test.startswith("test_faults"):
