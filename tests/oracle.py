@@ -3,33 +3,13 @@ The invariants are those of reliability.md §1. What timed out is unknown: it ma
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+from tests.told import ACCEPTED, REFUSED, UNKNOWN, Counted, Sealed, Units, Used
 
 __all__ = ["ACCEPTED", "REFUSED", "UNKNOWN", "Counted", "Oracle", "Sealed"]
-Used = Mapping[tuple[str, str, int], int]  # usage by account, meter and the start of the bucket
 
-ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
 STALE_MS = 2_000  # no process lets a revoked key in for longer than this
-
-
-class Sealed(NamedTuple):  # a meter event as the ledger has it; a correction is no part of its bucket's usage
-    identifier: str
-    account: str
-    meter: str
-    bucket: int
-    value: int
-    timestamp: int
-    state: str
-    reason: str
-    correction: bool = False
-
-
-class Counted(NamedTuple):  # a meter event as Stripe has counted it
-    identifier: str
-    account: str
-    meter: str
-    value: int
-    timestamp: int
+ANSWER_MS = 25_000  # no client waits longer for an answer than this, but for what its process was stopped for
 
 
 class Oracle:
@@ -51,7 +31,7 @@ class Oracle:
         for meter, quantity in charges.items():
             self.possible[account, meter] += quantity
 
-    def ended(self, call: int, how: str) -> None:
+    def ended(self, call: int, how: str, waited_ms: int = 0) -> None:
         account, key, process, began_ms, charges = self._calls.pop(call)
         for meter, quantity in charges.items():
             self.accepted[account, meter] += quantity if how == ACCEPTED else 0
@@ -59,6 +39,8 @@ class Oracle:
         at_ms, where = self._revoked.get(key, (began_ms + 1, ""))
         if how == ACCEPTED and began_ms > at_ms + (0 if where == process else STALE_MS):
             self.against("I9", f"{key} was let in {began_ms - at_ms} ms after it was revoked")
+        if waited_ms > ANSWER_MS:
+            self.against("I18", f"call {call} waited {waited_ms} ms for an answer")
 
     def revoked(self, key: str, process: str, at_ms: int) -> None:
         self._revoked.setdefault(key, (at_ms, process))
@@ -115,6 +97,24 @@ class Oracle:
             self.against("I2", f"Stripe has counted what the ledger does not know: {sorted(strange)[:3]}")
         if billed != counted:
             self.against("I3", f"Stripe's meters say {billed}, and its book says otherwise")
+
+    def look_at_bills(self, due: Units, billed: Units, named: Units) -> None:
+        """I15 and I7 when all is healed: what was used in periods that are over is `billed` by final invoices, late
+        items among them, or explained by something that is `named`; and nothing is billed that was not used."""
+        for name in due.keys() | billed.keys():
+            missing, excuse = due.get(name, 0) - billed.get(name, 0), named.get(name, 0)
+            if abs(missing) > excuse:
+                self.lost, self.doubled = self.lost + max(0, missing), self.doubled + max(0, -missing)
+                self.against("I15" if missing > 0 else "I7", f"{name}: {missing} units not billed, {excuse} named")
+
+    def look_at_the_rest(self, waiting: Mapping[str, int], alive: set[str]) -> None:
+        """I16: `waiting` is what others still wait for while one account has been broken for a day, by kind. I18: no
+        process that is `alive` still owes a client an answer."""
+        if any(waiting.values()):
+            self.against("I16", f"others wait although only one account is broken: {waiting}")
+        for call, (account, _, process, _, _) in self._calls.items():
+            if process in alive:
+                self.against("I18", f"call {call} of {account} never got an answer from {process}")
 
     def against(self, invariant: str, what: str) -> None:
         self.violations.append(f"{invariant}: {what}")

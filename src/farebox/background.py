@@ -12,11 +12,12 @@ from typing import Final
 import httpx
 import structlog
 
-from farebox.billing.inbox import InboxWorker, sweep
+from farebox.billing.inbox import InboxWorker
 from farebox.billing.late import LateBiller
+from farebox.billing.sweep import sweep
 from farebox.config import Settings
 from farebox.domain.reports import SEAL_INTERVAL_SECONDS
-from farebox.errors import ProviderError, ProviderForbidden, StoreError, StoreUnusable
+from farebox.errors import FareboxError, ProviderForbidden, StoreError, StoreUnusable
 from farebox.loops import Loop
 from farebox.metering.gate import FEED_POLL_MILLISECONDS, Gate
 from farebox.metering.pace import Rates
@@ -35,7 +36,7 @@ __all__ = [
     "INBOX_POLL_MILLISECONDS",
     "LATE_MILLISECONDS",
     "RECONCILE_BACK_SECONDS",
-    "RECONCILE_MILLISECONDS",
+    "RECONCILE_SECONDS",
     "REPORT_BATCH_MAX",
     "REPORT_POLL_MILLISECONDS",
     "SENDER_THREADS_MAX",
@@ -56,10 +57,11 @@ CLOCK_POLL_MILLISECONDS: Final = 200
 SWEEP_MILLISECONDS: Final = 60_000
 SPOOL_POLL_MILLISECONDS: Final = 5_000
 LATE_MILLISECONDS: Final = 60_000
-RECONCILE_MILLISECONDS: Final = 3_600_000
+RECONCILE_SECONDS: Final = 3_600
 RECONCILE_BACK_SECONDS: Final = 3 * 86_400
 SHUTDOWN_MILLISECONDS_MAX: Final = 10_000
 
+_RECONCILE: Final = "reconcile"  # the name under which the ledger keeps how far the comparison has come
 _log = structlog.get_logger("farebox")
 
 
@@ -96,10 +98,8 @@ class Background:
         self._stopping = threading.Event()
         self._ended: deque[str] = deque()  # accounts of which a webhook says that a period has ended
         self._sealed_at_ms = 0
-        self._sweep_after = ""
-        self._reconcile_after = ""
-        self._reconciled_at_ms = clock.monotonic_ms()
         self._inbox_loop = Loop("inbox", self._inbox_step, interval_ms=INBOX_POLL_MILLISECONDS)
+        self._billing_loop = Loop("billing", self.worker.bill_step, interval_ms=INBOX_POLL_MILLISECONDS)
         self._report_loop = Loop("reporter", self._report_step, interval_ms=REPORT_POLL_MILLISECONDS)
         self._sweep_loop = Loop("sweep", self._sweep_step, interval_ms=SWEEP_MILLISECONDS)
         self._reconcile_loop = Loop("reconciler", self._reconcile_step, interval_ms=LATE_MILLISECONDS)
@@ -113,6 +113,7 @@ class Background:
         self._loops = [
             Loop("feed", self._feed_step, interval_ms=FEED_POLL_MILLISECONDS, backoff_seconds_max=1),
             self._inbox_loop,
+            self._billing_loop,
             self._report_loop,
             Loop("presence", self._presence.step, interval_ms=BEAT_MILLISECONDS, backoff_seconds_max=1),
             self._reconcile_loop,
@@ -136,16 +137,13 @@ class Background:
             if not loop.stop(max(ends_ms - self._clock.monotonic_ms(), 0) / 1000):
                 _log.warning("loop_did_not_end", loop=loop.name)
         if self._loops:
-            try:
-                self._last_report()
-            except (StoreError, ProviderError) as error:
-                _log.warning("flush_incomplete", reason=str(error))
-            self._roles.release()
+            self._apart("last_report", self._last_report)
+            self._apart("roles", self._roles.release)
         self._senders.shutdown(wait=False)
 
     def flush(self) -> None:
         """Seal and report all that can be, now, on the calling thread. For tests and the way out."""
-        self.sealer.step(hard=True)
+        self._apart("seal", lambda: self.sealer.step(hard=True))
         while self._send_some() or (self.reporter.behind and self._rest()):
             pass
 
@@ -164,7 +162,7 @@ class Background:
         """
         clock = self._clock
         until_ms = clock.monotonic_ms() + SHUTDOWN_MILLISECONDS_MAX
-        self.sealer.step(hard=True)
+        self._apart("seal", lambda: self.sealer.step(hard=True))
         if not self._bound:
             self._bind()
         while self._bound and clock.monotonic_ms() < until_ms:
@@ -189,7 +187,7 @@ class Background:
         return False
 
     def _inbox_step(self) -> bool:
-        worked = self.worker.step()
+        worked = self.worker.apply_step()
         if worked:
             self._gate.poll()
         return worked
@@ -256,26 +254,38 @@ class Background:
         self._bound = True
 
     def _sweep_step(self) -> bool:
-        if not self._sweeping.held:
-            return False
-        self._sweep_after = sweep(self._store, self._provider, self._clock, self._sweep_after)
+        if self._sweeping.held:
+            sweep(self._store, self._provider, self._clock)
         return False
 
     def _reconcile_step(self) -> bool:
-        """Bill what came late; once an hour compare as many accounts as the budget of reads allows, in turn."""
-        if not self._bound or not self._reporting.held:
-            return False
-        self.late.step()
-        now_ms, reads = self._clock.monotonic_ms(), self._settings.reconcile_reads_per_hour
-        if reads and now_ms - self._reconciled_at_ms >= RECONCILE_MILLISECONDS:
-            self._reconciled_at_ms = now_ms
-            since = self._clock.now_at() - RECONCILE_BACK_SECONDS
-            found = self.reconciler.run(after=self._reconcile_after, since=since, reads_max=reads)
-            self._reconcile_after = found.last_account if not found.complete else ""
-            late = [c for c in found.differing if any(reason.code == "late" for reason in c.reasons)]
-            self.late.bill_found({(c.account_id, c.subscription_id, c.period_start) for c in late})
-            _log.info("reconciled", accounts=found.accounts, reads=found.reads, differing=len(found.differing))
+        """Bill what came late, and compare: whatever one of them meets, the other goes on."""
+        if self._bound and self._reporting.held:
+            self._apart("late", self.late.step)
+            self._apart("reconcile", self._compare)
         return False
+
+    def _compare(self) -> None:
+        """Once an hour compare as many accounts as the budget of reads allows, in turn. The ledger keeps the place."""
+        reads, now = self._settings.reconcile_reads_per_hour, self._clock.now_at()
+        after = self._store.take_turn(_RECONCILE, now=now, seconds=RECONCILE_SECONDS) if reads else None
+        if after is None:
+            return
+        run = self.reconciler.run(after=after, since=now - RECONCILE_BACK_SECONDS, reads_max=reads)
+        self._store.keep_place(_RECONCILE, "" if run.complete else run.last_account)
+        late = [c for c in run.differing if any(reason.code == "late" for reason in c.reasons)]
+        self.late.bill_found({(c.account_id, c.subscription_id, c.period_start) for c in late})
+        _log.info("reconciled", accounts=run.accounts, reads=run.reads, differing=len(run.differing))
+
+    @staticmethod
+    def _apart(part: str, work: Callable[[], object]) -> None:
+        """Do a part of something whose other parts must not end with it."""
+        try:
+            work()
+        except FareboxError as error:
+            _log.warning("part_failed", part=part, code=error.code, reason=str(error))
+        except Exception:
+            _log.exception("part_broken", part=part)
 
     def _side_by_side(self, jobs: Sequence[Callable[[], None]]) -> None:
         sent = [self._senders.submit(job) for job in jobs]

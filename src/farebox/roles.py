@@ -71,9 +71,17 @@ class Roles:
         return role
 
     def renew(self) -> bool:
-        """Take or keep each. Returns False: the next turn comes with the loop's interval. StoreError."""
+        """Take or keep each, whatever became of the others. Returns False: the next turn comes with the loop's
+        interval. StoreError when one could not be renewed.
+        """
+        failed: StoreError | None = None
         for role in self._roles:
-            role.renew()
+            try:
+                role.renew()
+            except StoreError as error:
+                failed = error
+        if failed is not None:
+            raise failed
         return False
 
     def release(self) -> None:

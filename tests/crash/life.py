@@ -106,7 +106,14 @@ class Life:
 
     def _report(self) -> None:
         background = self._runtime.background
-        own = (background._presence.step, self._hear, background._inbox_step, self._change_keys, background.flush)
+        own = (
+            background._presence.step,
+            self._hear,
+            background._inbox_step,
+            background.worker.bill_step,
+            self._change_keys,
+            background.flush,
+        )
         of_roles = (background._report_step, background._sweep_step, background._reconcile_step)
         # Time is fast here: a role is renewed before each of its steps, or it would have run out.
         for step in (*(step for one in of_roles for step in (background._roles.renew, one)), *own):

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from tests.oracle import UNKNOWN
 from tests.sim.hub import Killed
+from tests.sim.wire import Broken
 
 from farebox.billing.keys import create_key, revoke_key
 from farebox.errors import FareboxError
@@ -29,9 +31,12 @@ class Actors:
         for buyer in world.buyers:
             world.hub.spawn(self._of(buyer, self._call))
             world.hub.spawn(self._of(buyer, self._change))
+            world.hub.spawn(self._of(buyer, self._end))
         world.hub.spawn(self._pass_time_at_stripe)
         world.hub.spawn(self._outages_of_stripe)
         world.hub.spawn(self._outages_of_the_store)
+        world.hub.spawn(self._trouble_with_one)
+        world.hub.spawn(self._commits_that_hang)
 
     def end(self) -> None:
         self._ended = True
@@ -73,7 +78,15 @@ class Actors:
         if world.chance.random() < 0.4:
             charges["tokens"] = world.chance.randint(1, 1_000)
         world.oracle.began(call, buyer.account, key, process.name, world.hub.now_ms, charges)
-        process.call(buyer.keys[key], charges.get("tokens", 0), lambda how: world.oracle.ended(call, how))
+        began_ms, stopped_ms = world.hub.now_ms, process.stopped_ms
+
+        def ended(how: str) -> None:
+            stopped = process.stopped_ms - stopped_ms
+            world.oracle.ended(
+                call, how, world.hub.now_ms - began_ms - stopped if how != UNKNOWN or not process.dead else 0
+            )
+
+        process.call(buyer.keys[key], charges.get("tokens", 0), ended)
 
     # buyers change their keys and their subscriptions
 
@@ -125,6 +138,55 @@ class Actors:
     def _subscribe(self, buyer: "Buyer", process: "Process") -> None:
         session = self._world.shop.checkout(process, self._world.store.account(buyer.account))
         self._world.shop.pay(session)
+
+    # F29: subscriptions end by somebody else's hand
+
+    def _end(self, buyer: "Buyer") -> None:
+        world = self._world
+        while self._wait(world.swarm.endings_gap_ms):
+            how = world.chance.choice(
+                ("", "", "invoice_now=true", "invoice_now=true&prorate=true", "cancel_at", "gone")
+            )
+            if how == "gone" and world.chance.random() < 0.3:
+                world.shop.at_stripe("DELETE", f"customers/{buyer.customer}")
+            for id in self._subscriptions(buyer) if how != "gone" else ():
+                if how == "cancel_at":
+                    at = world.hub.now_ms // 1000 + world.chance.randint(1, 20 * 86_400)
+                    world.shop.at_stripe("POST", f"subscriptions/{id}", f"cancel_at={at}")
+                else:
+                    world.shop.at_stripe("DELETE", f"subscriptions/{id}", how)
+
+    # F31: Stripe has trouble with one account's objects
+
+    def break_one(self, *, first: bool = False) -> None:
+        """Some of what one buyer has, or all that the `first` in every round through the accounts has."""
+        world = self._world
+        buyer = world.chance.choice(world.buyers)
+        path = world.chance.choice(("/v1", "/v1/subscriptions", "/v1/invoice", "/v1/billing"))
+        if first:
+            buyer, path = min(world.buyers, key=lambda buyer: buyer.account), "/v1"
+        subscriptions = [s["id"] for s in world.stripe.of_customer("subscription", buyer.customer)]
+        world.broken = Broken(
+            buyer.customer, subscriptions, path, world.chance.choice(("refuses", "throttles", "fails"))
+        )
+
+    def _trouble_with_one(self) -> None:
+        world = self._world
+        while self._wait(world.swarm.broken_gap_ms):
+            self.break_one()
+            mine, length_ms = world.broken, world.chance.randint(1, world.swarm.broken_ms)
+            world.hub.sleep(length_ms)
+            if world.broken is mine:
+                world.broken = None
+
+    # F30: the commits of a process do not answer, and its reads do
+
+    def _commits_that_hang(self) -> None:
+        world = self._world
+        while self._wait(world.swarm.hangs_gap_ms):
+            process = world.serving()
+            if process is not None:
+                process.commits_hang_until_ms = world.hub.now_ms + world.chance.randint(1, world.swarm.hang_ms)
 
     # Stripe
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 from tests.oracle import Sealed
 
-__all__ = ["buckets", "events", "is_quiet", "late", "totals", "work_waits"]
+__all__ = ["buckets", "events", "is_quiet", "late", "totals", "waiting", "work_waits"]
 
 _WORK = """
 SELECT EXISTS (SELECT 1 FROM usage WHERE dirty)
@@ -65,3 +65,18 @@ def is_quiet(raw: sqlite3.Connection) -> bool:
     """Whether all usage is sealed and nothing is on its way."""
     waiting = "SELECT EXISTS (SELECT 1 FROM usage WHERE dirty) OR EXISTS (SELECT 1 FROM meter_events WHERE state IN "
     return not raw.execute(waiting + "('pending', 'sending'))").fetchone()[0]
+
+
+def waiting(connection: Ledger, account: str, customer: str) -> dict[str, int]:
+    """What waits of all accounts but one, by kind. Events in doubt wait for Stripe's sums, which may take days (L9)."""
+    kinds = {
+        "webhooks": ("SELECT COUNT(*) FROM events WHERE done_at IS NULL AND work <> ?", customer),
+        "unsealed rows": ("SELECT COUNT(*) FROM usage WHERE dirty AND account_id <> ?", account),
+        "meter events": (
+            "SELECT COUNT(*) FROM meter_events WHERE state IN ('pending', 'sending') AND first_unknown_at IS NULL "
+            "AND account_id <> ?",
+            account,
+        ),
+        "late items": ("SELECT COUNT(*) FROM late_items WHERE invoice_item_id IS NULL AND account_id <> ?", account),
+    }
+    return {kind: int(next(iter(_ask(connection, query, (who,))))[0]) for kind, (query, who) in kinds.items()}

@@ -34,6 +34,7 @@ __all__ = ["Process", "staged"]
 SEND_FREEZE_MS_MAX: Final = 1_800_000
 """Between the reporter's last look at its lease and the socket nothing can be fenced (L9): a freeze there is shorter
 than the day for which Stripe knows identifiers."""
+HANG_LOOK_MS: Final = 10_000
 BEATING: Final = ("feed", "presence", "roles")
 SLOW_MS: Final = {
     "sweep": 12 * 3_600_000,
@@ -50,6 +51,8 @@ class Process:
         self.dead = False
         self.serving = False
         self.beating = False
+        self.stopped_ms = 0
+        self.commits_hang_until_ms = 0
         self.clock = ProcessClock(world, self)
         self.loops: list[Cadence] = []
         store = Faulty(world.store, self.around_store)
@@ -186,10 +189,31 @@ class Process:
             self.die()
             raise Killed
         if world.happens(swarm.pause):
-            world.hub.sleep(world.chance.randint(0, swarm.pause_ms))
+            self._stand_still(world.chance.randint(0, swarm.pause_ms))
         if world.happens(swarm.freeze):
-            world.hub.sleep(min(world.chance.randint(0, swarm.freeze_ms), freeze_ms_max))
+            self._stand_still(min(world.chance.randint(0, swarm.freeze_ms), freeze_ms_max))
         self._live()
+
+    def _stand_still(self, milliseconds: int) -> None:
+        """Somebody stopped the process, and no bound of its own holds for so long."""
+        began_ms = self.world.hub.now_ms
+        try:
+            self.world.hub.sleep(milliseconds)
+        finally:
+            self.stopped_ms += self.world.hub.now_ms - began_ms
+
+    def hang(self) -> None:
+        """F30: a commit waits here for as long as commits do not answer. Then it lands, or is lost."""
+        world = self.world
+        if world.hub.now_ms >= self.commits_hang_until_ms:
+            return
+        if not world.hub_task_may_wait():
+            raise StoreUnavailable(internal="simulated: the commit did not answer in time")
+        while world.hub.now_ms < self.commits_hang_until_ms:
+            world.hub.sleep(HANG_LOOK_MS)
+        self._live()
+        if world.happens(world.swarm.hang_lost):
+            raise StoreUnavailable(internal="simulated: the connection broke while the commit hung")
 
     def _transport(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes
@@ -258,11 +282,11 @@ class Cadence:
         low = SLOW_MS.get(self.name, self._interval_ms)
         while not self._stopping:
             if self.name != "reporter" or world.reporting_is_worth_it():
-                if self.name != "inbox":
+                if self.name not in ("inbox", "billing"):
                     self._beat()
                 if self.once():
                     continue
-            now = world.inbox_writes if self.name == "inbox" else world.usage_writes
+            now = world.inbox_writes if self.name in ("inbox", "billing") else world.usage_writes
             idle, seen = (idle + 1, seen) if seen == now else (0, now)
             high = max(low, min(world.swarm.brisk_ms << min(2 * idle, 20), world.swarm.loop_gap_ms))
             self._resting = True

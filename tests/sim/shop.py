@@ -23,6 +23,7 @@ __all__ = ["STRIPE_KEY", "WEBHOOK_SECRET", "Buyer", "HubClock", "SeededEntropy",
 
 STRIPE_KEY: Final = "sk_test_for_the_simulation"
 WEBHOOK_SECRET: Final = "whsec_for_the_simulation"
+FAILING_CARD: Final = "4000000000000341"  # is taken, and fails at the first renewal (F29)
 CATALOG: Final = """
 [http]
 credentials = ["x-api-key"]
@@ -152,9 +153,8 @@ class Shop:
 
     def pay(self, session_id: str) -> None:
         """What the buyer does on Stripe's page."""
-        self._world.sandbox.pay(
-            session_id, number="4242424242424242", expiry="12/40", cvc="123", email="buyer@example.test"
-        )
+        number = FAILING_CARD if self._world.happens(self._world.weather.failing_cards) else "4242424242424242"
+        self._world.sandbox.pay(session_id, number=number, expiry="12/40", cvc="123", email="buyer@example.test")
 
     def at_stripe(self, method: str, path: str, body: str = "") -> dict[str, Any]:
         """Done at Stripe itself, past Farebox."""

@@ -3,10 +3,13 @@ a kind. Fixed rates would find far less."""
 
 import random
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["Swarm"]
+__all__ = ["ON", "Swarm"]
 
 DAY_MS = 86_400_000
+ON: Final = frozenset({"F31"})
+"""Faults that are drawn beside the older ones; with F29 also I15 is judged. All of them: {"F29", "F30", "F31"}."""
 
 
 @dataclass(slots=True)
@@ -52,10 +55,20 @@ class Swarm:
     duplicated: int
     reordered: int
     delayed: int
+    # F29: subscriptions end by somebody else's hand, and cards fail later
+    endings_gap_ms: int
+    failing_cards: int
+    # F31: Stripe refuses, throttles or saves a failure for one account's objects
+    broken_gap_ms: int
+    broken_ms: int
+    # F30: the commits of a process do not answer, its reads do
+    hangs_gap_ms: int
+    hang_ms: int
+    hang_lost: int
 
     @classmethod
-    def of(cls, chance: random.Random) -> "Swarm":
-        """Draw a world's weather."""
+    def of(cls, chance: random.Random, more: random.Random) -> "Swarm":
+        """Draw a world's weather. `more` draws the newer faults, so that worlds keep their histories without them."""
 
         def rate(high: int, likely: float = 0.5) -> int:
             """Nothing, or anything up to `high`: mostly small, and large often enough to be met within days."""
@@ -100,6 +113,7 @@ class Swarm:
             duplicated=rate(500_000),
             reordered=rate(500_000),
             delayed=rate(500_000),
+            **_newer(more),
         )
 
     def calm(self) -> None:
@@ -108,3 +122,22 @@ class Swarm:
             if name not in ("processes", "accounts", "days", "burst_calls", "pause_ms"):
                 setattr(self, name, 0)
         self.brisk_ms, self.loop_gap_ms, self.webhook_gap_ms = 30_000, 3_600_000, 900_000
+
+
+def _newer(chance: random.Random) -> dict[str, int]:
+    """What is drawn of F29–F31: each is in half of the worlds, if it is switched on."""
+
+    def span(low: int, high: int) -> int:
+        return int(low * (high / low) ** chance.random())
+
+    has = {fault: chance.random() < 0.5 and fault in ON for fault in ("F29", "F30", "F31")}
+    drawn = {
+        "endings_gap_ms": ("F29", span(DAY_MS, 40 * DAY_MS)),
+        "failing_cards": ("F29", chance.choice((0, 300_000, 1_000_000))),
+        "broken_gap_ms": ("F31", span(DAY_MS // 8, 20 * DAY_MS)),
+        "broken_ms": ("F31", span(60_000, 7 * DAY_MS)),
+        "hangs_gap_ms": ("F30", span(DAY_MS // 8, 10 * DAY_MS)),
+        "hang_ms": ("F30", span(1_000, 6 * 3_600_000)),
+        "hang_lost": ("F30", chance.choice((0, 500_000, 1_000_000))),
+    }
+    return {name: value if has[fault] else 0 for name, (fault, value) in drawn.items()}

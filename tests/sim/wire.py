@@ -1,9 +1,9 @@
 """The way to the local Stripe and back: what gets through, what is answered instead, and what Stripe has counted."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import httpx
 import stripe
@@ -14,10 +14,24 @@ if TYPE_CHECKING:
     from tests.sim.process import Process
     from tests.sim.world import World
 
-__all__ = ["EVENTS", "Wire", "entry_of"]
+__all__ = ["EVENTS", "Broken", "Wire", "entry_of"]
 
 Answer = tuple[bytes, int, Mapping[str, str]]
 EVENTS: Final = "/v1/billing/meter_events"
+
+
+class Broken:
+    """One buyer whose objects Stripe has trouble with: all of them, or those below a path."""
+
+    def __init__(self, customer: str, subscriptions: Iterable[str], path: str, how: str) -> None:
+        self.customer = customer
+        self.how = how
+        self._names = (customer, *subscriptions)
+        self._path = path
+
+    def names(self, target: str, body: bytes) -> bool:
+        text = unquote(target) + unquote(body.decode())
+        return target.startswith(self._path) and any(name in text for name in self._names)
 
 
 class Wire:
@@ -44,6 +58,8 @@ class Wire:
                 return _refusal(status)
         if world.happens(swarm.refused):
             raise _unreached()
+        if world.broken is not None and world.broken.names(target, body):
+            return self._of_the_broken(world.broken.how, *asked)
         if world.happens(swarm.error_saved):
             world.sandbox.faults.add({"status": world.chance.choice((500, 503)), "path": parts.path})
             return self.ask(*asked)
@@ -58,6 +74,19 @@ class Wire:
         if world.happens(swarm.error_after):
             return _refusal(500)
         return answer
+
+    def straight(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """A request that nothing troubles: of whoever judges."""
+        parts = urlsplit(url)
+        return self.ask(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, headers, body)
+
+    def _of_the_broken(self, how: str, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """F31: an answer about the one account's objects, whatever is asked."""
+        if how == "fails":  # Stripe saves it under the request's key, and replays it for a day
+            self._world.sandbox.faults.add({"status": 500, "path": urlsplit(target).path})
+            return self.ask(method, target, headers, body)
+        status, code = (429, "lock_timeout") if how == "throttles" else (400, "resource_missing")
+        return _refusal(status, "invalid_request_error" if status == 400 else "", code)
 
     def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """It reaches Stripe. What Stripe counts is told to the oracle."""
@@ -99,7 +128,9 @@ def _unanswered() -> stripe.APIConnectionError:
     return error
 
 
-def _refusal(status: int) -> Answer:
-    kind = "rate_limit_error" if status == 429 else "api_error"
+def _refusal(status: int, kind: str = "", code: str | None = None) -> Answer:
+    kind = kind or ("rate_limit_error" if status == 429 else "api_error")
     body: dict[str, Any] = {"error": {"type": kind, "message": f"simulated: {status}"}}
+    if code is not None:
+        body["error"]["code"] = code
     return json.dumps(body).encode(), status, httpx.Headers({"Request-Id": "req_simulated"})

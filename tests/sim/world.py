@@ -5,20 +5,20 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 from tests.oracle import Oracle
-from tests.sim import ledger
+from tests.sim import bills, ledger
 from tests.sim.actors import Actors
 from tests.sim.hub import Hub
 from tests.sim.process import Process, staged
 from tests.sim.shop import WEBHOOK_SECRET, Buyer, HubClock, SeededEntropy, SeededIds, Shop, settings_in
-from tests.sim.swarm import DAY_MS, Swarm
-from tests.sim.wire import Wire
+from tests.sim.swarm import DAY_MS, ON, Swarm
+from tests.sim.wire import Broken, Wire
 
 from farebox.domain.keys import Secret
 from farebox.sandbox import Sandbox
@@ -29,6 +29,8 @@ __all__ = ["World"]
 
 START_AT: Final = 1_800_000_000
 HOUR_MS: Final = 3_600_000
+ISOLATED_HOURS_MAX: Final = 24
+"""So long others may take to be done although one account is still broken (I16)."""
 HEALING_HOURS_MAX: Final = 24 * 5
 """Longer than a doubt that nothing later can dispel is kept before it is parked (L9)."""
 
@@ -39,9 +41,9 @@ class World:
     def __init__(self, seed: int, change: Callable[[Swarm], None] = lambda swarm: None) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
-        self.weather = Swarm.of(self.chance)
+        self.weather = Swarm.of(self.chance, random.Random(seed + 4))
         change(self.weather)
-        self.swarm = Swarm.of(random.Random(0))
+        self.swarm = Swarm.of(random.Random(0), random.Random(0))
         self.swarm.calm()  # a shop opens on a fine day
         self.oracle = Oracle()
         self.hub = Hub(random.Random(seed + 1), START_AT)
@@ -52,6 +54,7 @@ class World:
         self.secrets = [Secret(WEBHOOK_SECRET)]
         self.store_away_until_ms = 0
         self.stripe_away_until_ms = 0
+        self.broken: Broken | None = None
         self.changed: set[str] = set()
         self.running: set[Any] = set()
         self.processes: list[Process] = []
@@ -97,7 +100,7 @@ class World:
             actors.begin()
             self.advance(self.weather.days * DAY_MS)
             actors.end()
-            self._heal()
+            self._heal(actors)
 
     def happens(self, millionths: int) -> bool:
         return millionths > 0 and self.chance.random() * 1_000_000 < millionths
@@ -145,6 +148,7 @@ class World:
         self.stage = stack.enter_context(staged(self))
         self.store = SqlStore(MEMORY_URL, HubClock(self.hub), self.entropy)
         self.store.open()
+        self._let_commits_hang()
         with self.store.database.read() as connection:
             self._raw: Any = connection.connection.driver_connection
         stack.callback(self.store.close)
@@ -186,17 +190,59 @@ class World:
         if self.oracle.violations:
             raise AssertionError(self.oracle.violations[0])
 
-    def _heal(self) -> None:
-        """All faults end; then everything must come right by itself."""
+    def _let_commits_hang(self) -> None:
+        """A write transaction of a process whose commits do not answer waits before it begins, so that it holds up
+        nobody else in this ledger in memory."""
+        database = self.store.database
+        write = database.write
+
+        @contextmanager
+        def hanging() -> Iterator[Any]:
+            owner = self.hub.running.owner if self.hub.running is not None else None
+            if isinstance(owner, Process):
+                owner.hang()
+            with write() as connection:
+                yield connection
+
+        database.write = hanging  # type: ignore[method-assign]
+
+    def _heal(self, actors: Actors) -> None:
+        """All faults end; then everything must come right by itself: first for all but one, if one is broken still."""
+        breaks = self.weather.broken_gap_ms > 0 and len(self.buyers) > 1
         self.swarm.calm()
         self.store_away_until_ms = self.stripe_away_until_ms = 0
+        self.broken = None
+        for process in self.processes:
+            process.commits_hang_until_ms = 0
         self.sandbox.delivery_faults.clear()
         self.sandbox.faults.clear()
+        waiting: dict[str, int] = {}
+        if breaks:
+            actors.break_one(first=True)
+            for hour in range(ISOLATED_HOURS_MAX):
+                self.advance(HOUR_MS)
+                waiting = self._waiting_of_others()
+                if hour > 13 and not any(waiting.values()):
+                    break
+            self.broken = None
+            self.sandbox.faults.clear()
         for hour in range(HEALING_HOURS_MAX):
             self.advance(HOUR_MS)
             if hour > 13 and self._converged():  # by then the sweep has been round
                 break
+        self.oracle.look_at_the_rest(waiting, {process.name for process in self.processes})
         self._verdict()
+
+    def _waiting_of_others(self) -> dict[str, int]:
+        """I16: what waits of all but the account that is broken, by kind."""
+        assert self.broken is not None
+        customer = self.broken.customer
+        with self.store.database.read() as connection:
+            waiting = ledger.waiting(connection, self.account_of[customer], customer)
+        facts = sum(
+            self._facts(buyer)[0] != self._facts(buyer)[1] for buyer in self.buyers if buyer.customer != customer
+        )
+        return {**waiting, "accounts with old facts": facts}
 
     def _converged(self) -> bool:
         with self.store.database.read() as connection:
@@ -204,7 +250,12 @@ class World:
             sent, late = ledger.events(connection), ledger.late(connection)
         waiting = any(event.state in ("pending", "sending") for event in sent)
         sealed = sum(event.value for event in sent if not event.correction)
-        return used <= sealed + late and not waiting
+        return used <= sealed + late and not waiting and not ("F29" in ON and self._unbilled())
+
+    def _unbilled(self) -> bool:
+        """Whether anything is due that no final invoice has."""
+        due, billed = bills.due(self), bills.billed(self)
+        return any(units > billed.get(name, 0) for name, units in due.items())
 
     def _verdict(self) -> None:
         oracle, stripe = self.oracle, self.stripe
@@ -217,21 +268,28 @@ class World:
         for process in self.processes:
             if process.runtime.reporter.halted is not None:
                 oracle.against("I5", f"a reporter halted: {process.runtime.reporter.halted}")
+        if "F29" in ON:
+            oracle.look_at_bills(bills.due(self), bills.billed(self), bills.named(self, sent))
         for buyer in self.buyers:
-            ours = {
-                s.id: (s.status, s.cancel_at_period_end, s.period.end if s.period else 0)
-                for s in self.store.subscriptions(buyer.account)
-            }
-            theirs = {
-                s["id"]: (
-                    s["status"],
-                    s["cancel_at_period_end"] or s["cancel_at"] is not None,
-                    s["items"]["data"][0]["current_period_end"],
-                )
-                for s in stripe.of_customer("subscription", buyer.customer)
-            }
+            ours, theirs = self._facts(buyer)
             if ours != theirs:
                 oracle.against("I10", f"{buyer.account}: {ours} here, {theirs} at Stripe")
+
+    def _facts(self, buyer: Buyer) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The buyer's subscriptions as the ledger has them, and as Stripe does."""
+        ours = {
+            s.id: (s.status, s.cancel_at_period_end, s.period.end if s.period else 0)
+            for s in self.store.subscriptions(buyer.account)
+        }
+        theirs = {
+            s["id"]: (
+                s["status"],
+                s["cancel_at_period_end"] or s["cancel_at"] is not None,
+                s["items"]["data"][0]["current_period_end"],
+            )
+            for s in self.stripe.of_customer("subscription", buyer.customer)
+        }
+        return ours, theirs
 
     def _missed(self) -> int:
         """What Stripe has counted of periods whose invoice was final by then: no invoice has it but as late usage."""

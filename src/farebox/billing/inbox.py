@@ -4,7 +4,7 @@ The payload is a hint. Nothing in it is ever applied, so neither a copy nor anot
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -13,30 +13,23 @@ from farebox.billing.fetching import fetch_subscriptions
 from farebox.billing.late import LateBiller
 from farebox.billing.late_refusals import refuse_late
 from farebox.domain.accounts import Account, Subscription
-from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES, InboxWork
-from farebox.errors import FareboxError, ProviderError, ProviderRejected
+from farebox.domain.inbox import BILLED_EVENT_TYPES, HANDLED_EVENT_TYPES, METER_ERROR_TYPES, InboxEvent, InboxWork
+from farebox.errors import FareboxError
 from farebox.ports import Clock, Entropy, Provider, Store
 
 __all__ = [
     "INBOX_BACKOFF_SECONDS_MAX",
     "INBOX_LEASE_SECONDS",
-    "SWEEP_ACCOUNTS_MAX",
     "InboxWorker",
     "Receipt",
     "receive",
     "refresh_account",
     "refresh_checkout",
-    "sweep",
 ]
 
 INBOX_LEASE_SECONDS: Final = 25
 INBOX_BACKOFF_SECONDS_MAX: Final = 600
-SWEEP_ACCOUNTS_MAX: Final = 20
 _PERIOD_ENDED: Final = "invoice.created"
-_FINALIZED: Final = "invoice.finalized"
-_INVOICE_CHANGED: Final = frozenset(
-    {_FINALIZED, "invoice.paid", "invoice.payment_failed", "invoice.voided", "invoice.marked_uncollectible"}
-)
 
 _log = structlog.get_logger("farebox.inbox")
 
@@ -71,7 +64,8 @@ def receive(provider: Provider, store: Store, clock: Clock, body: bytes, signatu
 
 
 class InboxWorker:
-    """Works off the inbox, one customer at a step, under a lease and a fence.
+    """Works off the inbox, one customer at a step, under a lease and a fence. Facts come first; the money that they
+    ask to be moved is work of its own, so that its failure holds up no facts and no other customer.
 
     `halt` is told of a meter event that shows this ledger to be a copy.
     """
@@ -93,53 +87,82 @@ class InboxWorker:
         self._late = late
 
     def step(self) -> bool:
+        """Do the next customer's work, facts before money. False when nothing was due."""
+        return self.apply_step() or self.bill_step()
+
+    def apply_step(self) -> bool:
         """Take the next customer's events and settle them. False when nothing was due."""
+        return self._do(self._settle, billing=False)
+
+    def bill_step(self) -> bool:
+        """Close the next customer's periods that a final invoice ends, and bill what is late. False when nothing was
+        due."""
+        return self._do(self._bill, billing=True)
+
+    def _do(self, settle: Callable[[InboxWork], bool], *, billing: bool) -> bool:
+        """Take the next work of the kind. Whatever it meets, it backs off alone and the next one is free to go."""
         now = self._clock.now_at()
-        work = self._store.take_inbox(self._holder, now=now, lease_seconds=INBOX_LEASE_SECONDS)
+        work = self._store.take_inbox(self._holder, now=now, lease_seconds=INBOX_LEASE_SECONDS, billing=billing)
         if work is None:
             return False
         try:
-            finished = self._settle(work)
+            finished = settle(work)
         except FareboxError as error:
-            pause = min(1 << min(work.attempts, 16), INBOX_BACKOFF_SECONDS_MAX)
-            _log.warning("inbox_postponed", work=work.name, seconds=pause, reason=str(error))
-            self._store.postpone_inbox(work, until=self._clock.now_at() + pause, reason=str(error))
-            return True
-        if not finished:
-            self._store.postpone_inbox(work, until=self._clock.now_at(), reason="somebody else was faster")
+            self._postpone(work, str(error))
+        except Exception as error:
+            _log.exception("inbox_broken", work=work.name)
+            self._postpone(work, repr(error))
+        else:
+            if not finished:
+                self._store.postpone_inbox(work, until=self._clock.now_at(), reason="somebody else was faster")
         return True
 
+    def _postpone(self, work: InboxWork, reason: str) -> None:
+        pause = min(1 << min(work.attempts, 16), INBOX_BACKOFF_SECONDS_MAX)
+        _log.warning("inbox_postponed", work=work.name, seconds=pause, reason=reason)
+        self._store.postpone_inbox(work, until=self._clock.now_at() + pause, reason=reason)
+
     def _settle(self, work: InboxWork) -> bool:
+        """Look up what the events name, each by itself, and apply the facts, whatever became of an event. Raises what
+        an event met when all else is done: only that event stays."""
+        failed: dict[str, Exception] = {}
         for event in work.events:
-            if event.type.startswith("checkout.session."):
-                refresh_checkout(self._store, self._provider, event.object_id)
-            elif event.type in METER_ERROR_TYPES:
-                suspect = refuse_late(self._store, self._provider, self._clock, event.id)
-                if suspect is not None:
-                    self._halt(suspect)
+            try:
+                self._look_up(event)
+            except Exception as error:
+                failed[event.id] = error
+        rest = replace(work, events=tuple(event for event in work.events if event.id not in failed))
+        finished = self._apply(rest)
+        if finished and failed:
+            raise next(iter(failed.values()))
+        return finished
+
+    def _look_up(self, event: InboxEvent) -> None:
+        if event.type.startswith("checkout.session."):
+            refresh_checkout(self._store, self._provider, event.object_id)
+        elif event.type in METER_ERROR_TYPES:
+            suspect = refuse_late(self._store, self._provider, self._clock, event.id)
+            if suspect is not None:
+                self._halt(suspect)
+
+    def _apply(self, work: InboxWork) -> bool:
         account = self._store.account_of_customer(work.customer_id) if work.customer_id is not None else None
         if account is None:
             return self._store.finish_inbox(work, at=self._clock.now_at())
         if work.account_fence is None:
             return False  # the account came to be after the work was taken: take it again, with its fence
         fetched = fetch_subscriptions(self._store, self._provider, account)
-        now = self._clock.now_at()
-        finished = self._store.finish_inbox(work, at=now, account_id=account.id, subscriptions=fetched)
-        if finished:
-            self._look_at_invoices(account, {event.type for event in work.events})
-        return finished
+        bills = self._late is not None and any(event.type in BILLED_EVENT_TYPES for event in work.events)
+        return self._store.finish_inbox(
+            work, at=self._clock.now_at(), account_id=account.id, subscriptions=fetched, bills=bills
+        )
 
-    def _look_at_invoices(self, account: Account, types: set[str]) -> None:
-        """Close periods and follow late items, once the facts are applied. What fails here is looked at hourly."""
-        if self._late is None:
-            return
-        try:
-            if _FINALIZED in types:
-                self._late.invoice_finalized(account)
-            if types & _INVOICE_CHANGED:
-                self._late.invoices_changed(account)
-        except ProviderError as error:
-            _log.warning("invoices_unreadable", account=account.id, reason=str(error))
+    def _bill(self, work: InboxWork) -> bool:
+        account = self._store.account_of_customer(str(work.customer_id))
+        if account is not None and self._late is not None:
+            self._late.invoice_finalized(account)
+            self._late.invoices_changed(account)
+        return self._store.finish_inbox(work, at=self._clock.now_at())
 
 
 def refresh_checkout(store: Store, provider: Provider, session_id: str) -> None:
@@ -161,20 +184,3 @@ def refresh_account(store: Store, provider: Provider, clock: Clock, account: Acc
     if store.put_subscriptions(account.id, fetched, fence=fence, at=clock.now_at()):
         return fetched
     return store.subscriptions(account.id)  # somebody who asked later was faster, and knows more
-
-
-def sweep(store: Store, provider: Provider, clock: Clock, after: str) -> str:
-    """Refetch the next few accounts' subscriptions, for webhooks that never came.
-
-    Returns where to go on ("" at the end).
-    """
-    accounts = store.accounts(limit=SWEEP_ACCOUNTS_MAX, after=after)
-    for account in accounts:
-        try:
-            refresh_account(store, provider, clock, account)
-        except ProviderRejected as error:  # this customer alone: the others must not wait for it
-            _log.warning("sweep_refused", account=account.id, reason=str(error))
-        except ProviderError as error:
-            _log.warning("sweep_failed", account=account.id, reason=str(error))
-            return after
-    return accounts[-1].id if len(accounts) == SWEEP_ACCOUNTS_MAX else ""

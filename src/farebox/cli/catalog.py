@@ -1,6 +1,7 @@
 """`farebox init` and `farebox push`: what is sold, in a file and at Stripe."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -9,17 +10,16 @@ from rich.text import Text
 
 from farebox.app import open_provider
 from farebox.billing.catalog import Change, apply_push, plan_push, push_error_destination, push_portal, push_webhook
-from farebox.billing.change import change_plan, outdated
-from farebox.cli.context import ConfigOption, JsonOption, ledger
-from farebox.config import Settings, load_settings
+from farebox.cli.context import ConfigOption, JsonOption
+from farebox.cli.migration import Migrated, migrate_subscribers
+from farebox.config import load_settings
 from farebox.errors import ConfigError
-from farebox.ports import Provider
 from farebox.starter import STARTER_CONFIG
-from farebox.terminal import OUT, moment, print_json
+from farebox.terminal import OUT, print_json
 
-__all__ = ["ACCOUNTS_AT_ONCE", "init", "push"]
+__all__ = ["init", "push"]
 
-ACCOUNTS_AT_ONCE: Final = 100
+_REFUSED: Final = 1
 
 
 def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("farebox.toml")) -> None:
@@ -46,7 +46,10 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Create in Stripe what farebox.toml sells and Stripe lacks. The second time changes nothing."""
+    """Create in Stripe what farebox.toml sells and Stripe lacks. The second time changes nothing.
+
+    With --migrate the exit code is 1 when a subscriber could not be moved; the others are.
+    """
     settings = load_settings(path=config)
     settings.require_stripe()
     if webhook and settings.public_url is None:
@@ -61,14 +64,9 @@ def push(
         if not as_json:
             _print(change)
 
-    changes = plan_push(settings.catalog, provider)
-    if dry_run:
-        for change in changes:
-            tell(change)
-    else:
-        apply_push(changes, tell)
+    _apply(plan_push(settings.catalog, provider), tell, dry_run=dry_run)
     tell(push_portal(provider, dry_run=dry_run))
-    moved = _migrate(settings, provider, dry_run=dry_run, as_json=as_json) if migrate else []
+    migrated = migrate_subscribers(settings, provider, dry_run=dry_run, as_json=as_json) if migrate else Migrated()
     secret = None
     if webhook and not dry_run:
         made: list[str] = []
@@ -78,11 +76,21 @@ def push(
             made += [endpoint.secret] if endpoint.secret else []
         secret = ",".join(made)
     if as_json:
-        migrated = {"migrated": moved} if migrate else {}
-        print_json({"changes": [_row(c) for c in done], **migrated, **({"webhook_secret": secret} if secret else {})})
+        moves = {"migrated": migrated.moved, "refused": migrated.refused} if migrate else {}
+        print_json({"changes": [_row(c) for c in done], **moves, **({"webhook_secret": secret} if secret else {})})
+    else:
+        _print_counts(done, dry_run=dry_run)
+        _print_secret(secret, webhook=webhook)
+    if migrated.failed:
+        raise typer.Exit(_REFUSED)
+
+
+def _apply(changes: list[Change], tell: Callable[[Change], None], *, dry_run: bool) -> None:
+    if not dry_run:
+        apply_push(changes, tell)
         return
-    _print_counts(done, dry_run=dry_run)
-    _print_secret(secret, webhook=webhook)
+    for change in changes:
+        tell(change)
 
 
 def _print_secret(secret: str | None, *, webhook: bool) -> None:
@@ -111,25 +119,3 @@ def _row(change: Change) -> dict[str, object]:
     differences = [{"name": name, "before": before, "after": after} for name, before, after in change.differences]
     shown = {"kind": change.kind, "object": change.object, "name": change.name, "detail": change.detail}
     return {**shown, "differences": differences}
-
-
-def _migrate(settings: Settings, provider: Provider, *, dry_run: bool, as_json: bool) -> list[dict[str, str]]:
-    """Plan the change of each subscription with older prices. Without the new ones at Stripe there is nothing to do."""
-    moved = []
-    with ledger(settings.path) as (_, store, clock, _entropy):
-        after = ""
-        while page := store.accounts(limit=ACCOUNTS_AT_ONCE, after=after):
-            for account in page:
-                for old in outdated(provider, settings.catalog, store.subscriptions(account.id)):
-                    if not dry_run:
-                        change_plan(store, provider, clock, settings.catalog, account, old.plan)
-                    moved.append({"account": account.id, "subscription": old.id, "plan": old.plan})
-                    if not as_json:
-                        end = moment(old.period.end) if old.period is not None else "the end of its period"
-                        verb = "would move" if dry_run else "moves"
-                        line = f"{'migrate':<10} {old.id} of {account.id} {verb} to the newest {old.plan} at {end}"
-                        OUT.print(line, highlight=False, soft_wrap=True)
-            after = page[-1].id
-    if not as_json and not moved:
-        OUT.print("Nobody has older prices.", style="dim")
-    return moved

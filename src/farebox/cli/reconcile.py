@@ -101,7 +101,8 @@ def _print(found: Reconciliation, *, show_all: bool) -> None:
     counts = [f"{sum(c.verdict is v for c in found.comparisons)} {v.value}" for v in Verdict]
     ERR.print(f"Accounts: {found.accounts}. Reads of Stripe: {found.reads}. Periods: {', '.join(counts)}.", style="dim")
     if not found.complete:
-        ERR.print(f"Stopped at the bound of reads. Go on with --after {found.last_account}.")
+        why = "Stripe does not answer any more" if found.away else "Stopped at the bound of reads"
+        ERR.print(f"{why}. Go on with --after {found.last_account}." if found.last_account else f"{why}.")
 
 
 def _row(one: Comparison) -> dict[str, Any]:

@@ -3,7 +3,26 @@
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["HANDLED_EVENT_TYPES", "METER_ERROR_TYPES", "InboxEvent", "InboxWork"]
+__all__ = [
+    "BILLED_EVENT_TYPES",
+    "BILLING_WORK",
+    "HANDLED_EVENT_TYPES",
+    "METER_ERROR_TYPES",
+    "InboxEvent",
+    "InboxWork",
+]
+
+BILLING_WORK: Final = "billing:"  # begins the name of work that moves a customer's money
+# Facts of the customer first, then billing work: periods are closed, and late items followed to their invoices.
+BILLED_EVENT_TYPES: Final = frozenset(
+    {
+        "invoice.finalized",
+        "invoice.paid",
+        "invoice.payment_failed",
+        "invoice.voided",
+        "invoice.marked_uncollectible",
+    }
+)
 
 HANDLED_EVENT_TYPES: Final = (
     "checkout.session.completed",
@@ -51,6 +70,7 @@ class InboxEvent:
 class InboxWork:
     """All events of one customer that were stored before the work was taken, or one event that names no customer.
 
+    Or, named by BILLING_WORK, what a final invoice asks for: it has no events, and it waits and fails by itself.
     `fence` guards the work itself, `account_fence` the customer's account (None when the customer is not ours).
     """
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from farebox.errors import StoreError
 from farebox.ports import Clock, Entropy, ProcessRow, Store
 
 __all__ = [
@@ -158,7 +159,14 @@ class Presence:
         if not self._store.beat(self._row()):
             _log.info("process_registered", process=self.id)
         for row in self._watch.dead(self._store.processes()):
-            if row.id != self.id and self._store.remove_process(row):
+            if row.id == self.id:
+                continue
+            try:
+                removed = self._store.remove_process(row)
+            except StoreError as error:  # a commit of its own may still hold its writers: the others go all the same
+                _log.warning("process_not_removed", process=row.id, reason=str(error))
+                continue
+            if removed:
                 _log.warning("process_dead", process=row.id, host=row.host, pid=row.pid, seen_at=row.seen_at)
         return False
 

@@ -14,9 +14,9 @@ from farebox.domain.catalog import Catalog
 from farebox.domain.invoices import MeterBill, bill_of, draft_of, has_ended
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import CELL_SECONDS
-from farebox.errors import ProviderRejected
+from farebox.errors import ProviderError
 from farebox.metering.comparing import EventNames, MeterGroup, PeriodState
-from farebox.ports import Clock, Provider, Store
+from farebox.ports import Clock, Provider, Store, is_away
 
 __all__ = [
     "PAGE_ACCOUNTS_MAX",
@@ -34,6 +34,7 @@ PAGE_ACCOUNTS_MAX: Final = 100
 RECONCILED_SECONDS: Final = 40 * 86_400
 RENEWAL_SECONDS: Final = 86_400
 UNBILLED_SECONDS: Final = 90 * 86_400
+_ALL_METERS: Final = "*"
 
 _log = structlog.get_logger("farebox.reconciler")
 
@@ -66,13 +67,15 @@ class Comparison:
 
 @dataclass(slots=True)
 class Reconciliation:
-    """What a run found. `complete` is False when it stopped at its bound of reads; `last_account` was done last."""
+    """What a run found. `complete` is False when it stopped at its bound of reads, or because Stripe was `away` for
+    everybody; `last_account` was done last, in this run or before it."""
 
     started_at: int
     comparisons: list[Comparison] = field(default_factory=list)
     accounts: int = 0
     reads: int = 0
     complete: bool = True
+    away: bool = False
     last_account: str = ""
 
     @property
@@ -102,10 +105,14 @@ class Reconciler:
         reads_max: int = READS_MAX,
         progress: Callable[[str], None] = lambda account_id: None,
     ) -> Reconciliation:
-        """Compare all accounts after `after`, or one, in the periods that end after `since`. Raises a ProviderError
-        when Stripe is away. `progress` is told each account that is done."""
+        """Compare all accounts after `after`, or one, in the periods that end after `since`. `progress` is told each
+        account that is done.
+
+        An account that Stripe does not let be read is `unreadable`, and the run goes on. With Stripe away for everybody
+        it ends with what it has; ProviderError when not even the meters can be read.
+        """
         now = self._clock.now_at()
-        found = Reconciliation(started_at=now)
+        found = Reconciliation(started_at=now, last_account=after)
         meters = {meter.event_name: meter.id for meter in self._provider.meters()}
         found.reads += 1
         from_at = now - RECONCILED_SECONDS if since is None else since
@@ -113,7 +120,14 @@ class Reconciler:
             if found.reads >= reads_max:
                 found.complete = False
                 break
-            found.comparisons += self._account(one, from_at, meters, found)
+            try:
+                found.comparisons += self._account(one, from_at, meters, found)
+            except _Away as error:
+                _log.warning("reconcile_paused", account=one.id, reason=str(error.__cause__))
+                found.complete, found.away = False, True
+                break
+            except Exception as error:
+                found.comparisons += self._noted(one.id, [_unreadable(one, error)], now)
             found.accounts += 1
             found.last_account = one.id
             progress(one.id)
@@ -135,9 +149,13 @@ class Reconciler:
         for period in self._store.periods(account.id, since=min(since, now - UNBILLED_SECONDS)):
             if period.end <= since and period.finalized_at is not None:
                 continue  # older ones only while nothing has closed them
-            over = self._state_of(period, subscriptions, now, run)
+            over, unread = self._state_of(period, subscriptions, now, run)
             for group in names.groups(period, self._store.balances(period, now=now)):
-                compared.append(self._compare(account.customer_id, period, group, over, meters, run))
+                comparison = self._compare(account.customer_id, period, group, over, meters, run)
+                if unread:
+                    reasons = unread + comparison.reasons
+                    comparison = replace(comparison, verdict=Verdict.DIFFERS, reasons=reasons)
+                compared.append(comparison)
         compared += self._orphans(account, since)
         return self._noted(account.id, [_doubled(c, subscriptions, now) for c in compared], now)
 
@@ -199,27 +217,35 @@ class Reconciler:
         run.reads += 1
         try:
             return self._provider.summary(meter_id, customer_id, start, end), ()
-        except ProviderRejected as error:
-            return None, (Reason("unreadable", 0, error.internal or error.detail),)
+        except ProviderError as error:
+            return None, self._unread(error, run)
 
     def _state_of(
         self, period: BillingPeriod, subscriptions: tuple[Subscription, ...], now: int, run: Reconciliation
-    ) -> PeriodState:
-        """What final invoices bill, also where the ledger has not taken note of it yet, and what they may still."""
+    ) -> tuple[PeriodState, tuple[Reason, ...]]:
+        """What final invoices bill, also where the ledger has not taken note of it yet, and what they may still; or why
+        that cannot be told."""
         bill = self._store.bill(period)
         if bill is not None or period.end > now:
-            return PeriodState(period, bill, over=False)
+            return PeriodState(period, bill, over=False), ()
         run.reads += 1
         try:
             invoices = self._provider.billed_invoices(period.subscription_id, since=period.start)
-        except ProviderRejected as error:
+        except ProviderError as error:
             _log.warning("invoices_unreadable", account=period.account_id, reason=str(error))
-            invoices = []
+            return PeriodState(period, None, over=False), self._unread(error, run)
         subscription = next((s for s in subscriptions if s.id == period.subscription_id), None)
         bill = bill_of(period, invoices, subscription=subscription, now=now)
         if bill is not None and bill.invoice_id is None:
             bill = None  # nothing bills it, and the ledger has not taken note of that yet
-        return PeriodState(period, bill, True, has_ended(subscription), draft_of(period, invoices))
+        return PeriodState(period, bill, True, has_ended(subscription), draft_of(period, invoices)), ()
+
+    def _unread(self, error: ProviderError, run: Reconciliation) -> tuple[Reason, ...]:
+        """Why an account cannot be compared. Raises _Away when nobody's can."""
+        run.reads += 1
+        if is_away(self._provider, error):
+            raise _Away from error
+        return (Reason("unreadable", 0, error.internal or error.detail),)
 
     def _orphans(self, account: Account, since: int) -> list[Comparison]:
         """Usage in no known period: of no subscription, or after a period's end whose renewal is not known yet."""
@@ -256,6 +282,7 @@ class Reconciler:
             if c.verdict is Verdict.DIFFERS
         }
         agreed = {key(c) for c in compared} - differing.keys() | {(meter, 0) for meter, start in map(key, compared)}
+        agreed.add((_ALL_METERS, 0))  # an account that could not be read before
         agreed -= differing.keys()
         since = self._store.note_differences(account_id, differing, agreed=agreed, at=now)
         noted = []
@@ -280,6 +307,26 @@ def _doubled(one: Comparison, subscriptions: tuple[Subscription, ...], now: int)
     text = f"subscriptions bill this meter at once, each call on each of them: {', '.join(ids)}"
     reason = Reason("double_subscription", len(ids), text)
     return replace(one, verdict=Verdict.DIFFERS, reasons=(*one.reasons, reason))
+
+
+class _Away(Exception):
+    """Stripe answers nobody: the account at hand tells nothing, and no other would."""
+
+
+def _unreadable(account: Account, error: Exception) -> Comparison:
+    """An account that could not be compared at all, and why."""
+    reason = Reason("unreadable", 0, str(error) or repr(error))
+    return Comparison(
+        account_id=account.id,
+        customer_id=str(account.customer_id),
+        meter=_ALL_METERS,
+        subscription_id=None,
+        period_start=None,
+        period_end=None,
+        balance=Balance(),
+        verdict=Verdict.DIFFERS,
+        reasons=(reason,),
+    )
 
 
 def _with_since(one: Comparison, since_at: int | None) -> Comparison:

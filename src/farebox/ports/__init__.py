@@ -4,6 +4,7 @@ All calls are synchronous and thread-safe; the edge and the loops put them on th
 """
 
 from farebox.ports.accounts import AccountStore
+from farebox.ports.away import is_away
 from farebox.ports.presence import PresenceStore, ProcessRow
 from farebox.ports.provider import (
     BillingTerms,
@@ -55,4 +56,5 @@ __all__ = [
     "StoredPrice",
     "StoredProduct",
     "WriterState",
+    "is_away",
 ]

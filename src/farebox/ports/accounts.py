@@ -83,8 +83,9 @@ class AccountStore(Protocol):
         """Store an event once; False when it was there."""
         ...
 
-    def take_inbox(self, holder: str, *, now: int, lease_seconds: int) -> InboxWork | None:
-        """Lease the customer whose events are due and oldest, with all its unprocessed events and a new fence."""
+    def take_inbox(self, holder: str, *, now: int, lease_seconds: int, billing: bool = False) -> InboxWork | None:
+        """Lease the customer whose events are due and oldest, with all its unprocessed events and a new fence. With
+        `billing` the oldest due billing work instead: neither kind waits for the other."""
         ...
 
     def finish_inbox(
@@ -94,10 +95,11 @@ class AccountStore(Protocol):
         at: int,
         account_id: str | None = None,
         subscriptions: tuple[Subscription, ...] | None = None,
+        bills: bool = False,
     ) -> bool:
         """Apply the fetched subscriptions (None: leave them), mark exactly the work's events done and drop the lease,
         in one transaction, if the work's fence still holds; False otherwise. What a fetch begun later brought is
-        newer and stays. Writes the feed when anything changed.
+        newer and stays. Writes the feed when anything changed. With `bills` the customer's billing work is due.
         """
         ...
 

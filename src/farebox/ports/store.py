@@ -109,6 +109,16 @@ class Store(AccountStore, ReportStore, ReconcilingStore, PresenceStore, Protocol
         """Give one's own lease back; nothing when it is somebody else's."""
         ...
 
+    def take_turn(self, name: str, *, now: int, seconds: int) -> str | None:
+        """Begin the next turn of a round through the accounts, at most one in so many seconds: the account after which
+        it goes on, "" at the beginning. None when the last turn is more recent.
+        """
+        ...
+
+    def keep_place(self, name: str, after: str) -> None:
+        """The round's next turn goes on after this account, whichever process takes it; "" begins anew."""
+        ...
+
     # usage
     def commit_batch(self, batch: Batch) -> None:
         """L1 and L2. Number 1 registers the writer. WriterFenced when the number is not the writer's next, unless it

@@ -1,6 +1,7 @@
 """Who buys, at Stripe: customers, checkouts, subscriptions and invoices."""
 
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, cast
 
 import stripe
 
@@ -96,12 +97,7 @@ class BuyerCalls(StripeCalls):
     def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
         params = {"customer": customer_id, "status": "all", "limit": 100}
         with asking("subscriptions"):
-            try:
-                found = list(all_of(self._api.subscriptions.list(params=params)))
-            except stripe.InvalidRequestError as error:
-                if error.code == "resource_missing" and error.param == "customer":
-                    raise CustomerGone(internal=str(error.user_message or error)) from error
-                raise
+            found = list(self._listed_subscriptions(customer_id, params))
             for one in found:
                 if one["items"].get("has_more"):  # Stripe shows the first few of a list within another
                     listed = self._api.subscription_items.list(params={"subscription": one["id"], "limit": 100})
@@ -110,6 +106,15 @@ class BuyerCalls(StripeCalls):
                     self._expand_tiers(item["price"])
         ours = (translate.subscription_of(one) for one in found)
         return tuple(s for s in ours if s is not None)
+
+    def _listed_subscriptions(self, customer_id: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """CustomerGone only when the customer itself says that it was deleted: a key of another account knows none."""
+        try:
+            yield from all_of(self._api.subscriptions.list(params=cast(Any, params)))
+        except stripe.InvalidRequestError as error:
+            if error.code == "resource_missing" and self._api.customers.retrieve(customer_id).to_dict().get("deleted"):
+                raise CustomerGone(internal=str(error.user_message or error)) from error
+            raise
 
     def _expand_tiers(self, price: dict[str, Any]) -> None:
         """Put the tiers into the price: too deep for Stripe to expand here. A price's amounts never change."""

@@ -42,6 +42,7 @@ __all__ = [
     "periods",
     "processes",
     "recorded",
+    "rounds",
     "subscriptions",
     "usage",
     "writers",
@@ -292,6 +293,14 @@ leases = Table(
     Column("holder", String(64), nullable=False),
     Column("fence", BigInteger, nullable=False),
     Column("lease_end", BigInteger, nullable=False),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("after", String(64), nullable=False),  # the last account done; empty before the first
+    Column("turn_at", BigInteger, nullable=False),
 )
 
 processes = Table(

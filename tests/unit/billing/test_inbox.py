@@ -14,12 +14,11 @@ from tests.shop import START_AT, Shop, bearer, open_shop, signed
 from farebox.billing.inbox import (
     INBOX_BACKOFF_SECONDS_MAX,
     INBOX_LEASE_SECONDS,
-    SWEEP_ACCOUNTS_MAX,
     InboxWorker,
     Receipt,
     refresh_account,
-    sweep,
 )
+from farebox.billing.sweep import SWEEP_ACCOUNTS_MAX, sweep
 from farebox.domain.accounts import Account, Subscription
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, InboxEvent
 from farebox.errors import ProviderUnavailable, StoreUnavailable
@@ -382,14 +381,14 @@ def test_the_sweep(tmp_path: Path) -> None:
         buyers = [Buyer(shop) for _ in range(SWEEP_ACCOUNTS_MAX + 1)]
         for buyer in buyers:
             buyer.subscribe()
-
-        def away() -> None:
-            raise ProviderUnavailable
-
-        absent: Any = Interposed(shop.provider, away)
-        assert sweep(shop.store, absent, shop.clock, "acct_0") == "acct_0"
-        after = sweep(shop.store, shop.provider, shop.clock, "")
+        shop.asked.append("down")
+        assert sweep(shop.store, shop.provider, shop.clock) == ""
+        shop.asked.clear()
+        after = sweep(shop.store, shop.provider, shop.clock)
         assert after == buyers[-2].account.id
         assert [bool(b.ledger_says()) for b in buyers] == [True] * SWEEP_ACCOUNTS_MAX + [False]
-        assert sweep(shop.store, shop.provider, shop.clock, after) == ""
+        shop.asked.append("down")
+        assert sweep(shop.store, shop.provider, shop.clock) == after
+        shop.asked.clear()
+        assert sweep(shop.store, shop.provider, shop.clock) == ""
         assert all(b.ledger_says() == b.stripe_says() for b in buyers)

@@ -95,7 +95,8 @@ def test_a_webhook_closes_the_period(shop: Shop) -> None:
     for n in range(2):
         event = InboxEvent(f"evt_{n}", "invoice.finalized", "in_1", account.customer_id, shop.clock.now_at(), False)
         shop.store.add_event(event, at=shop.clock.now_at())
-        assert worker.step()
+        assert worker.step()  # the facts of it, and then
+        assert worker.step()  # what it asks to be billed
     assert [item["amount"] for item in items_at_stripe(shop)] == [300]
     assert shop.store.periods(account.id)[0].finalized_at is not None
 

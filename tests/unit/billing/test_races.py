@@ -11,7 +11,7 @@ from tests.postgres import Cluster
 from tests.shop import CATALOG, Shop, bearer, open_shop
 
 from farebox.billing.checkout import CHECKOUT_TURN_SECONDS, begin_checkout
-from farebox.billing.inbox import sweep
+from farebox.billing.sweep import sweep
 from farebox.domain.accounts import Account, Checkout
 from farebox.errors import AlreadySubscribed, CheckoutUnderWay, ProviderRejected
 from farebox.ports import CheckoutSession, Provider, Store
@@ -182,7 +182,7 @@ def test_a_sweep_passes_the_unknown(shop: Shop, monkeypatch: pytest.MonkeyPatch)
         return real(customer_id)
 
     monkeypatch.setattr(shop.provider, "subscriptions", subscriptions)
-    assert sweep(shop.store, shop.provider, shop.clock, "") == ""
+    assert sweep(shop.store, shop.provider, shop.clock) == ""
     assert asked == [account.customer_id for account in accounts]
 
 
