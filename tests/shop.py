@@ -199,7 +199,9 @@ def signed(body: bytes, at: int, secret: str = WEBHOOK_SECRET) -> str:
 
 
 @contextmanager
-def open_shop(folder: Path, *, push: bool = True, catalog: str = CATALOG, admin: bool = True) -> Iterator[Shop]:
+def open_shop(
+    folder: Path, *, push: bool = True, catalog: str = CATALOG, admin: bool = True, public_url: str = PUBLIC_URL
+) -> Iterator[Shop]:
     """Start it, with its catalog published at Stripe unless told not to."""
     path = folder / "farebox.toml"
     path.write_text(catalog)
@@ -207,7 +209,7 @@ def open_shop(folder: Path, *, push: bool = True, catalog: str = CATALOG, admin:
         "STRIPE_SECRET_KEY": STRIPE_KEY,
         "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
         "FAREBOX_SECRET": "a secret of the tests that is long enough",
-        "FAREBOX_PUBLIC_URL": PUBLIC_URL,
+        "FAREBOX_PUBLIC_URL": public_url,
         **({"FAREBOX_ADMIN_TOKEN": ADMIN_TOKEN} if admin else {}),
     }
     settings = load_settings(environ=environ, path=path)

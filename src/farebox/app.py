@@ -288,6 +288,9 @@ class Runtime:
         async def identify(request: Request) -> Facts:
             return await self.edge.identify_holder(request.scope)
 
+        async def identify_key(text: str) -> Facts:
+            return await self.edge.identify_key(text)
+
         async def entitle(request: Request) -> Facts:
             facts = await identify(request)
             decision = self.gate.decide(facts)
@@ -309,6 +312,7 @@ class Runtime:
             public_url=public_url,
             grace_seconds=settings.past_due_grace_seconds,
             identify=identify,
+            identify_key=identify_key,
             receive=self.receive,
             settle=_settlement(settings, adapters).run,
             operator=operator,

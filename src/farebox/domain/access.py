@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from farebox.domain.accounts import (
+    TERMINAL_STATUSES,
     Account,
     Subscription,
     boundaries_of,
@@ -107,7 +108,10 @@ def decide_standing(standing: Standing, now: int, grace_seconds: int) -> Grant |
         return SubscriptionMissing("This account has no subscription. Subscribe to use the API.")
     if not is_entitled(subscription, now, grace_seconds):
         status = subscription.status.replace("_", " ")
-        return SubscriptionInactive(f"The subscription is {status}. Renew it or update the payment method.")
+        if subscription.status in TERMINAL_STATUSES:
+            return SubscriptionInactive(f"The subscription is {status}. Subscribe to a plan to use the API.")
+        how = "Pay the open invoice or update the payment method."
+        return SubscriptionInactive(f"The subscription is {status}. {how}", pay_at="pay")
     # Only a clock that is behind Stripe's sees a period that has not begun.
     started_at = min((item.period.start for item in subscription.items), default=0)
     ends = [end for s in subscriptions if (end := entitlement_end(s, grace_seconds)) is not None and end > now]

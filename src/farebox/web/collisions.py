@@ -27,6 +27,8 @@ BILLING_ROUTES: Final = (
     ("POST", "/subscription"),
     ("DELETE", "/subscription/change"),
     ("POST", "/portal"),
+    ("GET", "/pay"),
+    ("POST", "/pay"),
     ("POST", "/events"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),

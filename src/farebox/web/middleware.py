@@ -54,10 +54,6 @@ class Edge:
     billing: ASGIApp
     readers: Executor
 
-    async def identify(self, scope: Mapping[str, Any]) -> Facts:
-        """The facts of the key that the request carries. AccessRefused or StoreError."""
-        return await self._facts(credential_of(scope, self.credentials))
-
     async def admit(self, text: str) -> tuple[str, Grant]:
         """The key's id and leave to make a paid call, or the refusal raised: where the gate's memory did not do."""
         facts = await self._facts(text)
@@ -74,7 +70,11 @@ class Edge:
 
     async def identify_holder(self, scope: Mapping[str, Any]) -> Facts:
         """The facts of a key that works, whatever its subscription: for a buyer's own pages."""
-        facts = await self.identify(scope)
+        return await self.identify_key(credential_of(scope, self.credentials))
+
+    async def identify_key(self, text: str) -> Facts:
+        """The facts of a key that works, whatever its subscription. AccessRefused or StoreError."""
+        facts = await self._facts(text)
         refusal = self.gate.refusal_of_key(facts)
         if refusal is not None:
             raise refusal
