@@ -16,6 +16,7 @@ from farebox.background import Background, follow
 from farebox.billing.inbox import Receipt, receive
 from farebox.config import Settings
 from farebox.domain.access import Facts, Grant
+from farebox.domain.advice import advice_on
 from farebox.domain.usage import UsageEvent
 from farebox.errors import StoreError, StoreUnusable
 from farebox.metering.gate import Gate
@@ -187,6 +188,7 @@ class Runtime:
             pay_url=f"{public_url}{settings.prefix}/",
             billing=create_routes(self._billing(public_url)),
             readers=self._readers,
+            preflight_to_app=settings.preflight_to_app,
         )
 
     async def start(self, *, unpriced: Sequence[str] = ()) -> None:
@@ -195,6 +197,8 @@ class Runtime:
         A FareboxError is a refusal to start.
         """
         await asyncio.get_running_loop().run_in_executor(self._readers, self._open)
+        for advice in advice_on(self.settings.catalog):
+            _log.warning("plan_check_warning", setting=advice.path, reason=advice.message, hint=advice.hint)
         for path in unpriced:
             _log.warning("route_without_price", route=path, meaning="needs a key and costs only what its code charges")
         if self._in_background:

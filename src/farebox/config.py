@@ -55,6 +55,7 @@ class Settings:
     catalog: Catalog
     prefix: str
     credentials: tuple[str, ...]
+    preflight_to_app: bool
     past_due_grace_seconds: int
     seal_seconds: int
     bills_late_usage: bool
@@ -153,6 +154,7 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
         catalog=catalog,
         prefix=model.http.prefix,
         credentials=tuple(model.http.credentials),
+        preflight_to_app=model.http.preflight == "app",
         past_due_grace_seconds=model.access.past_due_grace_days * 86_400,
         seal_seconds=model.reporting.seal_seconds,
         bills_late_usage=model.reporting.late_usage == "bill",

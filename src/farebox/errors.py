@@ -4,7 +4,7 @@
     ├── ConfigError                     the configuration is wrong: refuse to start, say where and what to do
     ├── AccessRefused                   the gate's answers (values first, raised only at the edge)
     │   ├── KeyMissing · KeyInvalid · KeyRevoked · KeyExpired · CredentialsConflict
-    │   ├── SubscriptionMissing · SubscriptionInactive · AccountSettling
+    │   ├── SubscriptionMissing · SubscriptionInactive · PlanRequired · AccountSettling
     ├── RequestRefused                  what a buyer or Stripe sent cannot be served
     │   ├── InputInvalid · PlanUnknown · NotFound · MethodNotAllowed · PathTooLong · BodyTooLarge · TooManyRequests
     │   ├── SignatureInvalid · OperatorOnly
@@ -65,6 +65,7 @@ __all__ = [
     "NotStarted",
     "OperatorOnly",
     "PathTooLong",
+    "PlanRequired",
     "PlanUnknown",
     "ProviderError",
     "ProviderForbidden",
@@ -160,6 +161,12 @@ class SubscriptionInactive(AccessRefused):
     code = "subscription_inactive"
     status = 402
     title = "The subscription is not active"
+
+
+class PlanRequired(AccessRefused):
+    code = "plan_required"
+    status = 403
+    title = "The plan does not include this"
 
 
 class AccountSettling(AccessRefused):

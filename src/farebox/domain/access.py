@@ -57,7 +57,7 @@ class Grant:
     `boundaries` split the buckets of what will be used; `started_at` begins the current period.
     """
 
-    __slots__ = ("_bucket", "account", "boundaries", "started_at", "subscription", "until_at")
+    __slots__ = ("_bucket", "account", "boundaries", "meters", "started_at", "subscription", "until_at")
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class Grant:
         self.account = account
         self.subscription = subscription
         self.boundaries = boundaries
+        self.meters = frozenset(item.meter for item in subscription.items)  # what the subscription has a price for
         self.started_at = started_at
         self.until_at = until_at
         self._bucket = (0, 0)

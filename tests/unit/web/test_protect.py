@@ -36,6 +36,7 @@ from farebox.web.middleware import PaidCalls
 MORE = """
 [meters.tokens]
 title = "Tokens"
+unpriced = "free"
 [[routes]]
 match = "GET /open"
 access = "public"
