@@ -82,7 +82,8 @@ def price_of(found: dict[str, Any]) -> StoredPrice:
 def product_of(found: dict[str, Any]) -> StoredProduct:
     """A product, with what the seller wrote beside our own in its metadata."""
     metadata = {n: v for n, v in (found.get("metadata") or {}).items() if not n.startswith(OURS)}
-    return StoredProduct(found["id"], found.get("name", ""), metadata)
+    meter = (found.get("metadata") or {}).get(METER, "")
+    return StoredProduct(found["id"], found.get("name", ""), metadata, meter, found.get("active", True))
 
 
 def minimum_of(metadata: dict[str, str]) -> int:
