@@ -264,11 +264,13 @@ def _database_url(value: str) -> str:
         if not url.database:
             raise ConfigError("FAREBOX_DATABASE_URL names no database: postgresql://user:password@host:5432/name.")
         return url.render_as_string(hide_password=False)
-    kind = scheme if "://" in value else "this"  # without a scheme it may be a password that went astray
-    raise ConfigError(
-        f"FAREBOX_DATABASE_URL: {kind!r} is not supported. "
-        "Use sqlite:///path/to/farebox.db or postgresql://user:password@host:5432/name."
-    )
+    use = "Use sqlite:///path/to/farebox.db or postgresql://user:password@host:5432/name."
+    if scheme == "sqlite":
+        slashes = "write three slashes before a relative path, four before an absolute one"
+        raise ConfigError(f"FAREBOX_DATABASE_URL: {slashes}. {use}")
+    if "://" not in value:  # it is not repeated: it may be a password that went astray
+        raise ConfigError(f"FAREBOX_DATABASE_URL is not a URL. For a file, write sqlite:/// before its path. {use}")
+    raise ConfigError(f"FAREBOX_DATABASE_URL: {scheme!r} is not supported. {use}")
 
 
 def _public_url(value: str | None, key: Secret | None) -> str | None:

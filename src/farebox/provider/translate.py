@@ -185,14 +185,16 @@ def checkout_of(found: dict[str, Any]) -> CheckoutSession:
 def invoice_of(found: dict[str, Any]) -> Invoice:
     """An invoice or a preview of one; amounts in minor units."""
     lines = found["lines"]["data"]
+    # A base fee is billed in advance: its line is of the period to come, and usage is of the one that ends.
+    used = [line for line in lines if line["period"]["start"] < found["period_end"]] or lines
     return Invoice(
         id=found.get("id"),
         currency=found["currency"],
         status=found.get("status") or "draft",
         total=found["total"],
         amount_due=found["amount_due"],
-        period_start=min((line["period"]["start"] for line in lines), default=found["period_start"]),
-        period_end=max((line["period"]["end"] for line in lines), default=found["period_end"]),
+        period_start=min((line["period"]["start"] for line in used), default=found["period_start"]),
+        period_end=max((line["period"]["end"] for line in used), default=found["period_end"]),
         lines=tuple((line["description"] or "", line["quantity"] or 0, line["amount"]) for line in lines),
     )
 
