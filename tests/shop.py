@@ -200,7 +200,13 @@ def signed(body: bytes, at: int, secret: str = WEBHOOK_SECRET) -> str:
 
 @contextmanager
 def open_shop(
-    folder: Path, *, push: bool = True, catalog: str = CATALOG, admin: bool = True, database: str = MEMORY_URL
+    folder: Path,
+    *,
+    push: bool = True,
+    catalog: str = CATALOG,
+    admin: bool = True,
+    database: str = MEMORY_URL,
+    public_url: str = PUBLIC_URL,
 ) -> Iterator[Shop]:
     """Start it, with its catalog published at Stripe unless told not to."""
     path = folder / "farebox.toml"
@@ -209,7 +215,7 @@ def open_shop(
         "STRIPE_SECRET_KEY": STRIPE_KEY,
         "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
         "FAREBOX_SECRET": "a secret of the tests that is long enough",
-        "FAREBOX_PUBLIC_URL": PUBLIC_URL,
+        "FAREBOX_PUBLIC_URL": public_url,
         **({"FAREBOX_ADMIN_TOKEN": ADMIN_TOKEN} if admin else {}),
     }
     settings = load_settings(environ=environ, path=path)

@@ -15,6 +15,7 @@ from farebox.background import Background, follow
 from farebox.billing.inbox import Receipt, receive
 from farebox.config import Settings
 from farebox.domain.access import Facts, Grant
+from farebox.domain.advice import advice_on
 from farebox.domain.usage import UsageEvent
 from farebox.errors import StoreError, StoreUnusable
 from farebox.metering.gate import Gate
@@ -199,6 +200,7 @@ class Runtime:
             pay_url=f"{public_url}{settings.prefix}/",
             billing=create_routes(self._billing(public_url)),
             readers=self._readers,
+            preflight_to_app=settings.preflight_to_app,
         )
 
     async def start(self, *, unpriced: Sequence[str] = ()) -> None:
@@ -208,6 +210,8 @@ class Runtime:
         """
         await asyncio.get_running_loop().run_in_executor(self._readers, self._open)
         self.recordings.open()
+        for advice in advice_on(self.settings.catalog):
+            _log.warning("plan_check_warning", setting=advice.path, reason=advice.message, hint=advice.hint)
         for path in unpriced:
             _log.warning("route_without_price", route=path, meaning="needs a key and costs only what its code charges")
         if self._in_background:
@@ -309,6 +313,9 @@ class Runtime:
         async def identify(request: Request) -> Facts:
             return await self.edge.identify_holder(request.scope)
 
+        async def identify_key(text: str) -> Facts:
+            return await self.edge.identify_key(text)
+
         async def entitle(request: Request) -> Facts:
             facts = await identify(request)
             decision = self.gate.decide(facts)
@@ -330,6 +337,7 @@ class Runtime:
             public_url=public_url,
             grace_seconds=settings.past_due_grace_seconds,
             identify=identify,
+            identify_key=identify_key,
             receive=self.receive,
             settle=_settlement(settings, adapters).run,
             operator=operator,

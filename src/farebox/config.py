@@ -55,6 +55,7 @@ class Settings:
     catalog: Catalog
     prefix: str
     credentials: tuple[str, ...]
+    preflight_to_app: bool
     past_due_grace_seconds: int
     seal_seconds: int
     bills_late_usage: bool
@@ -153,6 +154,7 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
         catalog=catalog,
         prefix=model.http.prefix,
         credentials=tuple(model.http.credentials),
+        preflight_to_app=model.http.preflight == "app",
         past_due_grace_seconds=model.access.past_due_grace_days * 86_400,
         seal_seconds=model.reporting.seal_seconds,
         bills_late_usage=model.reporting.late_usage == "bill",
@@ -262,11 +264,13 @@ def _database_url(value: str) -> str:
         if not url.database:
             raise ConfigError("FAREBOX_DATABASE_URL names no database: postgresql://user:password@host:5432/name.")
         return url.render_as_string(hide_password=False)
-    kind = scheme if "://" in value else "this"  # without a scheme it may be a password that went astray
-    raise ConfigError(
-        f"FAREBOX_DATABASE_URL: {kind!r} is not supported. "
-        "Use sqlite:///path/to/farebox.db or postgresql://user:password@host:5432/name."
-    )
+    use = "Use sqlite:///path/to/farebox.db or postgresql://user:password@host:5432/name."
+    if scheme == "sqlite":
+        slashes = "write three slashes before a relative path, four before an absolute one"
+        raise ConfigError(f"FAREBOX_DATABASE_URL: {slashes}. {use}")
+    if "://" not in value:  # it is not repeated: it may be a password that went astray
+        raise ConfigError(f"FAREBOX_DATABASE_URL is not a URL. For a file, write sqlite:/// before its path. {use}")
+    raise ConfigError(f"FAREBOX_DATABASE_URL: {scheme!r} is not supported. {use}")
 
 
 def _public_url(value: str | None, key: Secret | None) -> str | None:

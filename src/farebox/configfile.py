@@ -43,6 +43,7 @@ _Credential = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({_
 
 class _Http(Table):
     prefix: str = Field(default="/billing", json_schema_extra={"pattern": f"^{_PREFIX.pattern}$"})
+    preflight: Literal["farebox", "app"] = "farebox"
     credentials: list[_Credential] = Field(default_factory=lambda: ["bearer", "x-api-key"], min_length=1, max_length=8)
 
     @field_validator("prefix")
@@ -87,6 +88,7 @@ class _Ledger(Table):
 class _Meter(Table):
     title: str = Field(min_length=1, max_length=250)
     event_name: str | None = Field(default=None, min_length=1, max_length=100)
+    unpriced: Literal["refuse", "free"] = "refuse"
 
 
 class FileModel(Table):
@@ -108,7 +110,7 @@ def read_catalog(model: FileModel) -> tuple[Catalog, list[str]]:
     faults = [*_name_faults(model), *_meter_faults(model)]
     plans = {name: plan_of(name, plan, faults) for name, plan in model.plans.items()}
     faults += key_faults(plans)
-    meters = {n: Meter(name=n, title=m.title, event_name=m.event_name or n) for n, m in model.meters.items()}
+    meters = {n: Meter(n, m.title, m.event_name or n, m.unpriced == "free") for n, m in model.meters.items()}
     return Catalog(meters=meters, plans=plans, routes=tuple(route_of(route) for route in model.routes)), faults
 
 

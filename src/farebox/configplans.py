@@ -129,6 +129,12 @@ class PlanTable(AmountsTable):
         for name in value:
             if name.startswith("farebox_"):
                 raise ValueError(f"{name!r}: names that begin with farebox_ are Farebox's own; choose another")
+            if "[" in name or "]" in name:
+                raise ValueError(f"{name!r}: Stripe takes no square brackets in a metadata name; leave them out")
+            if not value[name].strip():
+                raise ValueError(f"{name!r} is empty, and Stripe keeps no empty value; take it out")
+            if not (name + value[name].replace("\n", "")).isprintable():
+                raise ValueError(f"{name!r} holds control characters; write plain text")
         return value
 
 

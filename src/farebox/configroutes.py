@@ -6,16 +6,30 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
-from farebox.configtable import Table, Whole, unknown_meter
+from farebox.configtable import Table, Whole, near, unknown_meter
 from farebox.domain.catalog import Route
 from farebox.domain.measures import SUCCESS, Measure, Source, Terms
 from farebox.domain.usage import QUANTITY_MAX
 
-__all__ = ["CHARGES_MAX", "FROM_CHARACTERS_MAX", "MATCH_CHARACTERS_MAX", "RouteTable", "route_faults", "route_of"]
+__all__ = [
+    "CHARGES_MAX",
+    "FROM_CHARACTERS_MAX",
+    "MATCH_CHARACTERS_MAX",
+    "METHODS",
+    "RouteTable",
+    "route_faults",
+    "route_of",
+]
 
 MATCH_CHARACTERS_MAX: Final = 256  # the ledger keeps it with what was used
 FROM_CHARACTERS_MAX: Final = 200
 CHARGES_MAX: Final = 20
+# Of HTTP and WebDAV: a word that is none of them would price nothing.
+METHODS: Final = (
+    "*",
+    *("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "SEARCH", "REPORT", "PURGE"),
+    *("PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK"),
+)
 _MATCH: Final = re.compile(r"(\*|[A-Z]{3,10}) (/\S*)")
 _STATUS: Final = re.compile(r"[2-5]xx|[2-5][0-9][0-9]")
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -66,6 +80,13 @@ class RouteTable(Table):
             raise ValueError(f'{value!r} must be a method and a path, like "GET /api" or "* /files/**"')
         if found[1] == "HEAD":
             raise ValueError("HEAD follows GET's rule; write GET")
+        if found[1] not in METHODS:
+            hint = near(found[1], METHODS) or "; write * for every method"
+            raise ValueError(f"{found[1]} is not an HTTP method{hint}")
+        if re.search(r"\{[^{}/]*:path\}", found[2]):
+            raise ValueError(f"{value!r}: a name stands for one segment of a path; write /** at the end instead")
+        if re.search(r"[{}]", re.sub(r"\{[^{}/]+\}", "", found[2])):
+            raise ValueError(f"{value!r}: a brace is not closed, not opened, or empty; write a name as {{name}}")
         if "?" in found[2] or "#" in found[2]:
             raise ValueError(f"{value!r}: a path is matched without its query; leave ? and # out")
         if "**" in found[2][:-3] or ("*" in found[2] and not found[2].endswith("/**")):

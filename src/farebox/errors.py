@@ -4,7 +4,7 @@
     ├── ConfigError                     the configuration is wrong: refuse to start, say where and what to do
     ├── AccessRefused                   the gate's answers (values first, raised only at the edge)
     │   ├── KeyMissing · KeyInvalid · KeyRevoked · KeyExpired · CredentialsConflict
-    │   ├── SubscriptionMissing · SubscriptionInactive · AccountSettling
+    │   ├── SubscriptionMissing · SubscriptionInactive · PlanRequired · AccountSettling
     ├── RequestRefused                  what a buyer or Stripe sent cannot be served
     │   ├── InputInvalid · PlanUnknown · NotFound · MethodNotAllowed · PathTooLong · BodyTooLarge · TooManyRequests
     │   ├── SignatureInvalid · OperatorOnly
@@ -68,6 +68,7 @@ __all__ = [
     "NotStarted",
     "OperatorOnly",
     "PathTooLong",
+    "PlanRequired",
     "PlanUnknown",
     "ProviderError",
     "ProviderFailed",
@@ -106,9 +107,11 @@ class FareboxError(Exception):
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something went wrong on our side"
 
-    def __init__(self, detail: str = "", *, internal: str = "") -> None:
+    def __init__(self, detail: str = "", *, internal: str = "", pay_at: str = "") -> None:
+        """`pay_at` is where paying ends the refusal: an address, or a path below the prefix; "": the plans page."""
         self.detail = detail or self.title
         self.internal = internal
+        self.pay_at = pay_at
         super().__init__(f"{self.detail} ({internal})" if internal else self.detail)
 
 
@@ -163,6 +166,12 @@ class SubscriptionInactive(AccessRefused):
     code = "subscription_inactive"
     status = 402
     title = "The subscription is not active"
+
+
+class PlanRequired(AccessRefused):
+    code = "plan_required"
+    status = 403
+    title = "The plan does not include this"
 
 
 class AccountSettling(AccessRefused):

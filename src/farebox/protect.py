@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI
-from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
-from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from farebox.app import Adapters, Runtime
@@ -23,6 +21,7 @@ from farebox.domain.measures import Fault, judged, said
 from farebox.domain.usage import Recorded, UsageEvent, checked_quantity
 from farebox.errors import ChargeOutsideCall, ConfigError, NotStarted, QuantityInvalid
 from farebox.logs import log_through_logging
+from farebox.web.approutes import app_routes, own_pages
 from farebox.web.calls import SCOPE_KEY, Call, current_call, running_call
 from farebox.web.collisions import AppRoute, collisions, free_but_priced, measured_sockets, unpriced
 from farebox.web.middleware import Edge, PaidCalls
@@ -166,7 +165,7 @@ class Farebox:
         settings.require_serving()
         routes = self._app_routes()
         self._check(settings, routes)
-        public = self._own_pages() if isinstance(self._app, FastAPI) else ()
+        public = own_pages(self._app) if self._app is not None else ()
         runtime = Runtime(settings, self._adapters or Adapters.of(settings), public_paths=public)
         await runtime.start(unpriced=unpriced(routes, settings.catalog.routes, public))
         self._settings, self._runtime = settings, runtime
@@ -192,32 +191,11 @@ class Farebox:
         return self._runtime
 
     def _app_routes(self) -> list[AppRoute]:
-        if self._app is None:
-            return []
-        contexts = iter_route_contexts(self._app.router.routes)
-        return [
-            AppRoute(
-                c.path,
-                frozenset(c.methods or ()),
-                c.name or "",
-                c.endpoint,
-                priced=self._has_price(c),
-                socket=isinstance(c.original_route, WebSocketRoute),
-            )
-            for c in contexts
-            if c.path is not None
-        ]
+        return app_routes(self._app, self._has_price) if self._app is not None else []
 
     def _has_price(self, route: Any) -> bool:
         """Whether the route has a price in code, so that farebox.toml need not name it."""
         return any(depends.dependency in self._prices for depends in getattr(route, "dependencies", None) or ())
-
-    def _own_pages(self) -> tuple[str, ...]:
-        app = self._app
-        if not isinstance(app, FastAPI):
-            return ()
-        pages = (app.openapi_url, app.docs_url, app.swagger_ui_oauth2_redirect_url, app.redoc_url)
-        return tuple(page for page in pages if page)
 
     def _check(self, settings: Settings, routes: list[AppRoute]) -> None:
         unknown = sorted(self._priced_meters - settings.catalog.meters.keys())

@@ -28,6 +28,8 @@ SAYING_NOTHING = {
     ("GET", "/keys"),
     ("POST", "/keys"),
     ("POST", "/portal"),
+    ("GET", "/pay"),
+    ("POST", "/pay"),
     ("POST", "/checkout"),
     ("POST", "/webhook"),
     ("GET", "/healthz"),

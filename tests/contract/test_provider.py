@@ -23,6 +23,7 @@ from farebox.sandbox.core import Context
 START = 1_800_000_000 - 1_800_000_000 % 3600
 CALLS = Meter("calls", "API calls", "farebox_calls")
 TOKENS = Meter("tokens", "Tokens", "farebox_tokens")
+TITLE = "Pay as you go – API calls"
 PRICE = Price("calls", Decimal(100))
 PLAN = Plan("payg", "Pay as you go", "usd", "month", (PRICE,))
 LOOKUP_KEY = "farebox_payg_calls"
@@ -51,7 +52,7 @@ class Town:
     def sell(self) -> str:
         """Have the catalog at Stripe. The price's id."""
         meter = self.provider.create_meter(CALLS)
-        product = self.provider.create_product(PLAN)
+        product = self.provider.create_product(PLAN, TITLE, meter="calls")
         return self.provider.create_price(PRICE, PLAN, product_id=product, meter_id=meter.id).id
 
     def open_checkout(self, account: Account = ACCOUNT) -> tuple[Account, CheckoutSession]:
@@ -137,26 +138,26 @@ def test_products_and_prices(town: Town) -> None:
     plan.
     """
     meter = town.provider.create_meter(CALLS)
-    assert town.provider.product_of_plan("payg") is None
-    product = town.provider.create_product(PLAN)
+    assert town.provider.products() == {}
+    product = town.provider.create_product(PLAN, TITLE, meter="calls")
     first = town.provider.create_price(PRICE, PLAN, product_id=product, meter_id=meter.id)
     assert (first.sold, first.currency, first.interval) == (PRICE, "usd", "month")
     assert (first.meter_id, first.product.id, first.active) == (meter.id, product, True)
     finer = replace(PRICE, unit_amount=Decimal("0.000000000001"))
     second = town.provider.create_price(finer, PLAN, product_id=product, meter_id=meter.id)
     named = replace(PLAN, title="Pay per call", metadata={"team": "search"})
-    town.provider.update_product(product, named, stale=())
-    stored = StoredProduct(product, "Pay per call", {"team": "search"})
+    town.provider.update_product(product, named, "Pay per call – Calls", meter="calls", stale=())
+    stored = StoredProduct(product, "Pay per call – Calls", {"team": "search"}, "calls")
     assert town.provider.prices([LOOKUP_KEY]) == [replace(second, product=stored)]
     assert second.sold == finer
-    assert town.provider.product_of_plan("payg") == stored
-    town.provider.update_product(product, PLAN, stale=["team"])
-    assert town.provider.product_of_plan("payg") == StoredProduct(product, "Pay as you go", {})
+    assert town.provider.products() == {("payg", "calls"): stored}
+    town.provider.update_product(product, PLAN, TITLE, meter="calls", stale=["team"])
+    assert town.provider.products() == {("payg", "calls"): StoredProduct(product, TITLE, {}, "calls")}
 
 
 def test_more_prices_than_stripe_finds_at_once(town: Town) -> None:
     """Any number of lookup keys is found, though Stripe takes ten at once."""
-    meter, product = town.provider.create_meter(CALLS), town.provider.create_product(PLAN)
+    meter, product = town.provider.create_meter(CALLS), town.provider.create_product(PLAN, TITLE, meter="calls")
     keys = []
     for number in range(23):
         plan = replace(PLAN, name=f"plan{number}")
@@ -166,7 +167,7 @@ def test_more_prices_than_stripe_finds_at_once(town: Town) -> None:
 
 def test_a_price_that_is_no_plain_price_is_not_sold(town: Town) -> None:
     """A price under our lookup key that bills every other month is not taken for the plain one of the same amount."""
-    meter, product = town.provider.create_meter(CALLS), town.provider.create_product(PLAN)
+    meter, product = town.provider.create_meter(CALLS), town.provider.create_product(PLAN, TITLE, meter="calls")
     recurring = {"interval": "month", "interval_count": 2, "usage_type": "metered", "meter": meter.id}
     params = {"currency": "usd", "product": product, "unit_amount": 100, "recurring": recurring}
     town.provider._api.prices.create(params={**params, "lookup_key": LOOKUP_KEY})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from farebox.domain.catalog import Catalog, Fee, Meter, Plan, Sold, format_minor
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
-from farebox.domain.words import price_in_words
+from farebox.domain.words import line_title, price_in_words
 from farebox.errors import ConfigError
 from farebox.ports import Endpoint, Provider, StoredMeter, StoredPrice, StoredProduct
 
@@ -35,7 +35,7 @@ class _Made:
     """Ids as they come to be while the changes are made in order."""
 
     meters: dict[str, str]
-    products: dict[str, str]
+    products: dict[tuple[str, str], str]  # by plan and meter, "" for the plan's own
 
 
 def plan_push(catalog: Catalog, provider: Provider) -> list[Change]:
@@ -46,8 +46,13 @@ def plan_push(catalog: Catalog, provider: Provider) -> list[Change]:
     offers = [offer for plan in catalog.plans.values() for offer in plan.offers]
     keys = [offer.lookup_key(sold) for offer in offers for sold in offer.sold()]
     prices = {p.lookup_key: p for p in (provider.prices(keys) if keys else ())}
+    products = provider.products()
     for plan in catalog.plans.values():
-        changes.append(_product_change(plan, prices, provider, made))
+        if any(_shows_plan(sold) for offer in plan.offers for sold in offer.sold()):
+            changes.append(_product_change(plan, "", plan.title, prices, products, provider, made))
+        for meter in dict.fromkeys(price.meter for offer in plan.offers for price in offer.prices):
+            title = line_title(plan, catalog.meters[meter])
+            changes.append(_product_change(plan, meter, title, prices, products, provider, made))
         for offer in plan.offers:
             for sold in offer.sold():
                 changes.append(_price_change(sold, offer, prices.get(offer.lookup_key(sold)), provider, made))
@@ -138,36 +143,58 @@ def _meter_change(meter: Meter, found: StoredMeter | None, provider: Provider, m
     return Change("unchanged", "meter", meter.name, found.id)
 
 
-def _product_change(plan: Plan, prices: dict[str, StoredPrice], provider: Provider, made: _Made) -> Change:
-    keys = [plan.lookup_key(sold) for sold in plan.recurring()]  # the set-up fee has a product of its own
-    priced = next((prices[key].product for key in keys if key in prices), None)
-    found = priced if priced is not None else provider.product_of_plan(plan.name)
-    if found is None:
+def _shows_plan(sold: Sold) -> bool:
+    """Whether the price is of the plan's own product. The set-up fee has another, and each meter its own."""
+    return isinstance(sold, Fee) and sold.kind == "base"
+
+
+def _meter_of(sold: Sold) -> str:
+    return "" if isinstance(sold, Fee) else sold.meter
+
+
+def _product_change(
+    plan: Plan,
+    meter: str,
+    title: str,
+    prices: dict[str, StoredPrice],
+    products: dict[tuple[str, str], StoredProduct],
+    provider: Provider,
+    made: _Made,
+) -> Change:
+    """The product that an invoice and Checkout name: "Pro" for the base fee, "Pro – Tokens" for a meter."""
+    name = f"{plan.name} {meter}".strip()
+    offered = [(offer, sold) for offer in plan.offers for sold in offer.sold() if _meter_of(sold) == meter]
+    keys = [offer.lookup_key(sold) for offer, sold in offered if meter or _shows_plan(sold)]
+    priced = next((prices[key].product for key in keys if key in prices and prices[key].product.meter == meter), None)
+    stored = priced if priced is not None else products.get((plan.name, meter))
+    if stored is None:
 
         def create() -> str:
-            made.products[plan.name] = provider.create_product(plan)
-            return made.products[plan.name]
+            made.products[plan.name, meter] = provider.create_product(plan, title, meter=meter)
+            return made.products[plan.name, meter]
 
-        return Change("create", "product", plan.name, plan.title, (), create)
-    made.products[plan.name] = found.id
-    differences = _product_differences(plan, found)
+        return Change("create", "product", name, title, (), create)
+    made.products[plan.name, meter] = product_id = stored.id
+    differences = _product_differences(plan, title, stored)
     if not differences:
-        return Change("unchanged", "product", plan.name, found.id)
+        return Change("unchanged", "product", name, product_id)
 
     def update() -> str:
-        provider.update_product(found.id, plan, stale=sorted(set(found.metadata) - set(plan.metadata)))
-        return f"{found.id} is now {plan.title!r}"
+        stale = sorted(set(stored.metadata) - set(plan.metadata))
+        provider.update_product(product_id, plan, title, meter=meter, stale=stale)
+        return f"{product_id} is now {title!r}"
 
-    return Change("update", "product", plan.name, found.id, differences, update)
+    return Change("update", "product", name, product_id, differences, update)
 
 
-def _product_differences(plan: Plan, found: StoredProduct) -> tuple[tuple[str, str, str], ...]:
-    title = (("title", found.title, plan.title),) if found.title != plan.title else ()
-    if not found.active:
-        title = (("active", "no", "yes"), *title)
-    names = sorted(set(found.metadata) | set(plan.metadata))
-    changed = [name for name in names if found.metadata.get(name) != plan.metadata.get(name)]
-    return title + tuple((f"metadata.{n}", found.metadata.get(n, ""), plan.metadata.get(n, "")) for n in changed)
+def _product_differences(plan: Plan, title: str, stored: StoredProduct) -> tuple[tuple[str, str, str], ...]:
+    differences = [("title", stored.title, title)] if stored.title != title else []
+    names = sorted(set(stored.metadata) | set(plan.metadata))
+    changed = [name for name in names if stored.metadata.get(name) != plan.metadata.get(name)]
+    differences += [(f"metadata.{n}", stored.metadata.get(n, ""), plan.metadata.get(n, "")) for n in changed]
+    if not stored.active:
+        differences.append(("active", "no", "yes"))
+    return tuple(differences)
 
 
 def _price_change(sold: Sold, plan: Plan, found: StoredPrice | None, provider: Provider, made: _Made) -> Change:
@@ -178,7 +205,8 @@ def _price_change(sold: Sold, plan: Plan, found: StoredPrice | None, provider: P
 
     def create() -> str:
         meter_id = None if isinstance(sold, Fee) else made.meters[sold.meter]
-        new = provider.create_price(sold, plan, product_id=made.products[plan.name], meter_id=meter_id)
+        product_id = made.products.get((plan.name, _meter_of(sold)), "")  # the set-up fee makes its own
+        new = provider.create_price(sold, plan, product_id=product_id, meter_id=meter_id)
         moved = f"; subscribers of {found.id} keep it" if found is not None else ""
         return f"{new.id}, {shown}{moved}"
 
@@ -204,13 +232,17 @@ def _price_differences(sold: Sold, plan: Plan, found: StoredPrice, made: _Made) 
     elif found.sold != sold:
         before = price_in_words(found.sold, found.currency)
         pairs.append(("price", before, price_in_words(sold, plan.currency)))
+    product_id = made.products.get((plan.name, _meter_of(sold)), "")
+    if once and not found.product.active:
+        pairs.append(("product", "archived", "a new one"))
+    if not once and found.product.id != product_id:
+        pairs.append(("product", found.product.id, product_id or "a new one"))
     if not isinstance(sold, Fee):
         least = [format_minor(m, plan.currency) if m else "none" for m in (found.minimum, plan.minimum)]
         pairs.append(("minimum", least[0], least[1]))
         pairs.append(("meter", found.meter_id or "none", made.meters.get(sold.meter, "a new one")))
     if plan.tax and not found.taxed:
         pairs.append(("tax_behavior", "unspecified", "exclusive"))
-    archived = not found.product.active and found.product.id != made.products.get(plan.name)
-    if not found.active or archived:  # the plan's own product is made active again, a price of another one is replaced
+    if not found.active:
         pairs.append(("active", "no", "yes"))
     return tuple((name, before, after) for name, before, after in pairs if before != after)

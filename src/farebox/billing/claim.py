@@ -49,7 +49,8 @@ def look_at_claim(store: Store, provider: Provider, clock: Clock, session_id: st
     if session.status == "expired":
         raise ClaimExpired("This checkout has expired, and nothing was charged. Subscribe again.")
     if session.status != "complete" or session.payment_status not in _PAID:
-        raise ClaimUnpaid("The payment is not completed yet. Finish it, or wait a moment and reload this page.")
+        how = "Finish it on Stripe's page, or wait a moment and reload this page."
+        raise ClaimUnpaid(f"The payment is not completed yet. {how}", pay_at=session.url)
     return checkout
 
 
@@ -62,18 +63,24 @@ def take_claim(
     *,
     live: bool,
     session_id: str,
+    replaces: str | None = None,
 ) -> Claimed:
-    """Mint the purchase's key. Within a day it may be taken again, which replaces the key unless it has been used."""
+    """Mint the purchase's key. Within a day it may be taken again, which replaces the key unless it has been used.
+
+    `replaces` is the id of the key that may be revoked for it, "" for none; None: whichever it is. ClaimTaken when the
+    purchase has another key.
+    """
     checkout = look_at_claim(store, provider, clock, session_id)
     account = store.account(checkout.account_id)
     if account is None:
         raise ClaimUnknown("We do not know this purchase.")
     refresh_account(store, provider, clock, account)
     secret, row = new_key(clock, entropy, peppers, live=live, account_id=account.id, name="claimed")
-    if not store.claim(session_id, row, at=clock.now_at(), replaceable_seconds=CLAIM_REPLACE_SECONDS):
+    seconds = CLAIM_REPLACE_SECONDS
+    if not store.claim(session_id, row, at=clock.now_at(), replaceable_seconds=seconds, replaces=replaces):
         raise _taken()
     return Claimed(secret, row.id, account.id, checkout.plan, replaced=checkout.claimed_at is not None)
 
 
 def _taken() -> ClaimTaken:
-    return ClaimTaken("The key of this purchase has been shown. Create further keys with it, or ask the seller.")
+    return ClaimTaken("This key was already shown. Create another one with it, or contact the seller.")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from farebox.domain.accounts import (
+    TERMINAL_STATUSES,
     Account,
     Subscription,
     boundaries_of,
@@ -56,7 +57,7 @@ class Grant:
     `boundaries` split the buckets of what will be used; `started_at` begins the current period.
     """
 
-    __slots__ = ("_bucket", "account", "boundaries", "started_at", "subscription", "until_at")
+    __slots__ = ("_bucket", "account", "boundaries", "meters", "started_at", "subscription", "until_at")
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Grant:
         self.account = account
         self.subscription = subscription
         self.boundaries = boundaries
+        self.meters = frozenset(item.meter for item in subscription.items)  # what the subscription has a price for
         self.started_at = started_at
         self.until_at = until_at
         self._bucket = (0, 0)
@@ -107,7 +109,10 @@ def decide_standing(standing: Standing, now: int, grace_seconds: int) -> Grant |
         return SubscriptionMissing("This account has no subscription. Subscribe to use the API.")
     if not is_entitled(subscription, now, grace_seconds):
         status = subscription.status.replace("_", " ")
-        return SubscriptionInactive(f"The subscription is {status}. Renew it or update the payment method.")
+        if subscription.status in TERMINAL_STATUSES:
+            return SubscriptionInactive(f"The subscription is {status}. Subscribe to a plan to use the API.")
+        how = "Pay the open invoice or update the payment method."
+        return SubscriptionInactive(f"The subscription is {status}. {how}", pay_at="pay")
     # Only a clock that is behind Stripe's sees a period that has not begun.
     started_at = min((item.period.start for item in subscription.items), default=0)
     ends = [end for s in subscriptions if (end := entitlement_end(s, grace_seconds)) is not None and end > now]

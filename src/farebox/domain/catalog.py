@@ -56,11 +56,15 @@ _THREE_DECIMAL: Final = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """Something that is counted. `event_name` is its name at Stripe, unique for ever."""
+    """Something that is counted. `event_name` is its name at Stripe, unique for ever.
+
+    `free_unpriced` serves calls that it counts to plans without a price for it; otherwise they are refused.
+    """
 
     name: str
     title: str
     event_name: str
+    free_unpriced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from farebox.domain.catalog import (
     format_minor,
 )
 from farebox.domain.money import money_context
+from farebox.domain.words import line_title
 
 __all__ = [
     "Line",
@@ -110,12 +111,12 @@ def total_of(lines: tuple[Line, ...]) -> int:
 
 
 def described(line: Line, plan: Plan, catalog: Catalog) -> str:
-    """A line in words, much as Stripe writes it: 31 × API calls (tier 2 at 0.036 USD / month)."""
+    """A line in words, much as Stripe writes it: 31 × Pro – API calls (tier 2 at 0.036 USD / month)."""
     if line.kind is LineKind.MINIMUM:
         return f"{plan.title} (to the minimum of {format_minor(plan.minimum, plan.currency)} / {plan.interval})"
     if line.kind is LineKind.SETUP:
         return f"{plan.title} (set-up, once)"
-    title = plan.title if line.meter is None else catalog.meters[line.meter].title
+    title = plan.title if line.meter is None else line_title(plan, catalog.meters[line.meter])
     tier = f"tier {line.tier} " if line.tier is not None else ""
     price = f"{'flat' if line.flat else 'at'} {format_minor(line.unit_amount, plan.currency)}"
     units = f" per {line.package} units" if line.package is not None else ""

@@ -1,8 +1,13 @@
 """What is sold, in words, as pages and commands show it."""
 
-from farebox.domain.catalog import Fee, PackagePrice, Sold, Tier, TieredPrice, format_minor
+from farebox.domain.catalog import Fee, Meter, PackagePrice, Plan, Sold, Tier, TieredPrice, format_minor
 
-__all__ = ["price_in_words"]
+__all__ = ["line_title", "price_in_words"]
+
+
+def line_title(plan: Plan, meter: Meter) -> str:
+    """What a line of usage is called in Checkout and on the invoice: Pro – Tokens."""
+    return f"{plan.title} – {meter.title}"
 
 
 def price_in_words(price: Sold, currency: str) -> str:

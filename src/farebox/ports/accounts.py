@@ -73,9 +73,12 @@ class AccountStore(Protocol):
     def checkout(self, session_id: str) -> Checkout | None: ...
     def open_checkouts(self, account_id: str) -> list[Checkout]: ...
     def set_checkout_status(self, session_id: str, status: str) -> None: ...
-    def claim(self, session_id: str, key: ApiKey, *, at: int, replaceable_seconds: int) -> bool:
+    def claim(
+        self, session_id: str, key: ApiKey, *, at: int, replaceable_seconds: int, replaces: str | None = None
+    ) -> bool:
         """Take the purchase and add its key in one transaction. A claimed one is replaced (its old key revoked) within
-        `replaceable_seconds` of the first claim as long as that key is live and has no usage; else False."""
+        `replaceable_seconds` of the first claim as long as that key is live and has no usage; else False. `replaces`
+        names the only key that may be replaced, "" for none."""
         ...
 
     # webhooks

@@ -47,14 +47,15 @@ class StoredMeter:
 
 @dataclass(frozen=True, slots=True)
 class StoredProduct:
-    """The product of a plan as the provider has it. `metadata` without Farebox's own.
+    """A product of a plan as the provider has it: that of the plan's fee, or of one meter in the plan.
 
-    `active` is False for an archived product: the provider sells none of its prices.
+    `meter` is "" for the plan's own. `metadata` without Farebox's own. An archived product is not `active`.
     """
 
     id: str
     title: str
     metadata: Mapping[str, str]
+    meter: str = ""
     active: bool = True
 
 
@@ -154,13 +155,17 @@ class Provider(Protocol):
     def rename_meter(self, meter_id: str, title: str) -> None: ...
     def reactivate_meter(self, meter_id: str) -> None: ...
     def prices(self, lookup_keys: Sequence[str]) -> list[StoredPrice]: ...
-    def product_of_plan(self, plan: str) -> StoredProduct | None:
-        """The product that was made for the plan."""
+    def products(self) -> dict[tuple[str, str], StoredProduct]:
+        """The active products that Farebox made, by plan and meter; the meter of a plan's own product is ""."""
         ...
 
-    def create_product(self, plan: Plan) -> str: ...
-    def update_product(self, product_id: str, plan: Plan, *, stale: Sequence[str]) -> None:
-        """Give it the plan's title and metadata, without the `stale` names of metadata."""
+    def create_product(self, plan: Plan, title: str, *, meter: str = "") -> str:
+        """Make the product that names a line of the plan: its id."""
+        ...
+
+    def update_product(self, product_id: str, plan: Plan, title: str, *, meter: str = "", stale: Sequence[str]) -> None:
+        """Give it the title and the plan's metadata, without the `stale` names of metadata; an archived one is active
+        again."""
         ...
 
     def create_price(self, sold: Sold, plan: Plan, *, product_id: str, meter_id: str | None) -> StoredPrice:

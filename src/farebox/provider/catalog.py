@@ -52,19 +52,22 @@ class CatalogCalls(StripeCalls):
                 found += [translate.price_of(p) for p in all_of(self._api.prices.list(params=params))]
         return found
 
-    def product_of_plan(self, plan: str) -> StoredProduct | None:
+    def products(self) -> dict[tuple[str, str], StoredProduct]:
+        products: dict[tuple[str, str], StoredProduct] = {}
         with asking("products"):
             for product in all_of(self._api.products.list(params={"limit": 100, "active": True})):
-                if (product["metadata"] or {}).get(translate.PLAN) == plan:
-                    return translate.product_of(product)
-        return None
+                plan = (product["metadata"] or {}).get(translate.PLAN)
+                if plan:
+                    stored = translate.product_of(product)
+                    products.setdefault((plan, stored.meter), stored)
+        return products
 
-    def create_product(self, plan: Plan) -> str:
+    def create_product(self, plan: Plan, title: str, *, meter: str = "") -> str:
         with asking("create_product"):
-            return str(self._api.products.create(params=_product(plan)).id)
+            return str(self._api.products.create(params=_product(plan, title, meter)).id)
 
-    def update_product(self, product_id: str, plan: Plan, *, stale: Sequence[str]) -> None:
-        params = {**_product(plan), "active": True}
+    def update_product(self, product_id: str, plan: Plan, title: str, *, meter: str = "", stale: Sequence[str]) -> None:
+        params: dict[str, Any] = {**_product(plan, title, meter), "active": True}
         params["metadata"] |= dict.fromkeys(stale, "")
         with asking("update_product"):
             self._api.products.update(product_id, params=params)
@@ -158,8 +161,9 @@ class CatalogCalls(StripeCalls):
             return str(self._api.billing_portal.sessions.create(params=params).url)
 
 
-def _product(plan: Plan) -> dict[str, Any]:
-    return {"name": plan.title, "metadata": {**plan.metadata, translate.PLAN: plan.name}}
+def _product(plan: Plan, title: str, meter: str) -> dict[str, Any]:
+    ours = {translate.PLAN: plan.name, **({translate.METER: meter} if meter else {})}
+    return {"name": title, "metadata": {**plan.metadata, **ours}}
 
 
 def _amounts(sold: Sold) -> dict[str, Any]:

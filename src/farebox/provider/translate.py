@@ -82,7 +82,8 @@ def price_of(found: dict[str, Any]) -> StoredPrice:
 def product_of(found: dict[str, Any]) -> StoredProduct:
     """A product, with what the seller wrote beside our own in its metadata."""
     metadata = {n: v for n, v in (found.get("metadata") or {}).items() if not n.startswith(OURS)}
-    return StoredProduct(found["id"], found.get("name", ""), metadata, found.get("active", True))
+    meter = (found.get("metadata") or {}).get(METER, "")
+    return StoredProduct(found["id"], found.get("name", ""), metadata, meter, found.get("active", True))
 
 
 def minimum_of(metadata: dict[str, str]) -> int:
@@ -188,14 +189,16 @@ def checkout_of(found: dict[str, Any]) -> CheckoutSession:
 def invoice_of(found: dict[str, Any]) -> Invoice:
     """An invoice or a preview of one; amounts in minor units."""
     lines = found["lines"]["data"]
+    # A base fee is billed in advance: its line is of the period to come, and usage is of the one that ends.
+    used = [line for line in lines if line["period"]["start"] < found["period_end"]] or lines
     return Invoice(
         id=found.get("id"),
         currency=found["currency"],
         status=found.get("status") or "draft",
         total=found["total"],
         amount_due=found["amount_due"],
-        period_start=min((line["period"]["start"] for line in lines), default=found["period_start"]),
-        period_end=max((line["period"]["end"] for line in lines), default=found["period_end"]),
+        period_start=min((line["period"]["start"] for line in used), default=found["period_start"]),
+        period_end=max((line["period"]["end"] for line in used), default=found["period_end"]),
         lines=tuple((line["description"] or "", line["quantity"] or 0, line["amount"]) for line in lines),
     )
 

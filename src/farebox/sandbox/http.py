@@ -3,9 +3,11 @@
 Binds to loopback only. What it answers is decided in core; nothing here knows a rule of Stripe's.
 """
 
+import errno
 import gc
 import ipaddress
 import logging
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
@@ -47,6 +49,7 @@ __all__ = [
 DELIVERY_SECONDS_MAX: Final = 10
 DELIVERY_PAUSE_MILLISECONDS: Final = 50
 GRACE_HOURS_MAX: Final = 72  # as in Stripe's dashboard
+_PORT_MAX: Final = 65_535
 _GARBAGE_SOUGHT_AFTER: Final = 50_000  # new objects, of Python's own 700
 _READING: Final = ("GET", "HEAD")
 _log: Final = logging.getLogger(__name__)
@@ -95,6 +98,19 @@ def create_app(sandbox: Sandbox, keeper: Keeper | None = None) -> Starlette:
     )
 
 
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket on the port, 0 for any that is free. ValueError when it cannot be had."""
+    if not 0 <= port <= _PORT_MAX:
+        raise ValueError(f"{port} is not a port: they go from 1 to {_PORT_MAX}.")
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise ValueError(f"The local Stripe cannot listen on {host}:{port}: {error.strerror}.") from None
+        how = "Stop the program that listens there, or choose another port with --port."
+        raise ValueError(f"Port {port} is in use. {how}") from None
+
+
 def serve(
     *,
     host: str = "127.0.0.1",
@@ -123,7 +139,7 @@ def serve(
         config = uvicorn.Config(app, host=host, port=port, log_level=log_level, access_log=False, ws=sockets)
         gc.freeze()  # what is loaded stays, and what the state holds makes no circles: look for them seldom
         gc.set_threshold(_GARBAGE_SOUGHT_AFTER)
-        with closing(config.bind_socket()) as listening, suppress(KeyboardInterrupt):
+        with closing(_listening(host, port)) as listening, suppress(KeyboardInterrupt):
             sandbox.base_url = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
             listening.listen(config.backlog)  # who connects from now on is served, if a moment later
             ready(sandbox.base_url)

@@ -221,12 +221,16 @@ class AccountTables:
             )
 
     @rerun
-    def claim(self, session_id: str, key: ApiKey, *, at: int, replaceable_seconds: int) -> bool:
+    def claim(
+        self, session_id: str, key: ApiKey, *, at: int, replaceable_seconds: int, replaces: str | None = None
+    ) -> bool:
         c = t.checkouts.c
         with self._database.write() as connection:
             asked = sa.select(c.account_id, c.claimed_at, c.key_id).where(c.session_id == session_id)
             row = connection.execute(asked.with_for_update()).first()
             if row is None or row.account_id != key.account_id:
+                return False
+            if replaces is not None and replaces != (row.key_id or ""):
                 return False
             if row.claimed_at is not None:
                 late = at >= row.claimed_at + replaceable_seconds

@@ -2,7 +2,7 @@
 
 import json
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -62,10 +62,18 @@ def wants_page(request: Request) -> bool:
     return "text/html" in accept and not accept.startswith("application/json")
 
 
-def refuse_cross_site(request: Request) -> None:
-    """A form on another site must not spend a buyer's click. Browsers say where a request comes from; others may not.
+def refuse_cross_site(request: Request, public_url: str, *, same_site: bool = False) -> None:
+    """Refuse a form that was posted from a page of another site. InputInvalid.
 
-    JSON is let through: a form cannot send it, and a script of another site needs the seller's leave (CORS).
+    With `same_site` a page of the seller's own site may post it: `www.example.com` and `api.example.com` are one site.
+    A browser that does not send Sec-Fetch-Site sends an Origin, which must be that of `public_url`. JSON is allowed:
+    a form cannot send it, and a script of another site needs the seller's leave (CORS).
     """
-    if not _is_json(request) and request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    if _is_json(request):
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    own = urlsplit(public_url)
+    own_site = ("same-origin", "none", "same-site" if same_site else "none")
+    trusted = site in own_site if site is not None else origin in (None, f"{own.scheme}://{own.netloc}")
+    if not trusted:
         raise InputInvalid("This form was sent from another site. Open this page directly and try again.")

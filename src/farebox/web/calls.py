@@ -5,7 +5,6 @@ Never decides who may call (the gate does) and never writes (the recorder does).
 
 import os
 import posixpath
-import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from farebox.domain.access import Grant
 from farebox.domain.catalog import Meter, Route
+from farebox.domain.paths import pattern_of
 from farebox.domain.usage import RowName, checked_quantity
 from farebox.errors import (
     ChargeOutsideCall,
@@ -24,6 +24,7 @@ from farebox.errors import (
     MeterUnknown,
     NotFound,
     PathTooLong,
+    PlanRequired,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "RouteTable",
     "credential_of",
     "current_call",
+    "require_prices",
     "running_call",
 ]
 
@@ -98,6 +100,7 @@ class Call:
         self._require_open(meter)
         if meter not in self.meters:
             raise MeterUnknown(f"There is no meter {meter!r} (known: {', '.join(sorted(self.meters)) or 'none'}).")
+        require_prices(self.grant, (meter,), self.meters)
         return checked_quantity(quantity, meter)
 
     def _set(self, meter: str, total: int) -> None:
@@ -119,6 +122,22 @@ class Call:
         return [((account_id, meter, key_id, operation, start), quantity) for meter, quantity in charges.items()]
 
 
+def require_prices(grant: Grant, names: Iterable[str], meters: Mapping[str, Meter]) -> None:
+    """Refuse a call that is counted by a meter for which the grant's subscription has no price. PlanRequired.
+
+    A meter that was renamed in farebox.toml keeps its event name, by which Stripe bills it: its old price counts.
+    """
+    missing = [name for name in names if name not in grant.meters and not meters[name].free_unpriced]
+    if not missing:
+        return
+    priced = {meters[name].event_name if name in meters else name for name in grant.meters}
+    titles = [meters[name].title for name in missing if meters[name].event_name not in priced]
+    if titles:
+        raise PlanRequired(
+            f"The plan of this account does not include: {', '.join(titles)}. Change to a plan that does."
+        )
+
+
 def current_call() -> Call:
     """The call that the running handler serves. ChargeOutsideCall when there is none."""
     call = running_call.get()
@@ -128,14 +147,19 @@ def current_call() -> Call:
 
 
 class RouteTable:
-    """farebox.toml's routes, first match wins, compiled once. HEAD follows GET's rule; a websocket counts as GET."""
+    """farebox.toml's routes, first match wins, compiled once. HEAD follows GET's rule; a websocket counts as GET.
+
+    `pages` are the rules of the application's own public pages, which no websocket is.
+    """
 
     def __init__(self, routes: Iterable[Route], public_paths: Iterable[str] = ()) -> None:
         rules = list(routes)
         # The application's own pages come before the first rule that takes everything, so that it does not close them.
         first = next((i for i, rule in enumerate(rules) if rule.path == "/**"), len(rules))
-        rules[first:first] = [Route("*", path, public=True) for path in public_paths]
-        self._rules = [(rule, _compiled(rule.path)) for rule in rules]
+        # They are read only: what the application does at such a path by another method needs a key.
+        self.pages = tuple(Route("GET", path, public=True) for path in public_paths)
+        rules[first:first] = self.pages
+        self._rules = [(rule, pattern_of(rule.path)) for rule in rules]
         self._remembered: dict[tuple[str, str], Route | None] = {}
         self._priced: dict[tuple[str, str], Route | None] = {}
 
@@ -184,25 +208,6 @@ class RouteTable:
         if path.endswith("/") and resolved != "/":
             resolved += "/"
         return resolved != path and self.find(method, resolved) is not self.find(method, path)
-
-
-def _compiled(path: str) -> re.Pattern[str]:
-    parts = [_part(part) for part in path.removesuffix("/**").split("/")]
-    # The application's own routes end in "$", which also matches before a last newline: what is served is priced.
-    return re.compile("/".join(parts) + ("(/.*)?\n?" if path.endswith("/**") else "\n?"), re.DOTALL)
-
-
-def _part(part: str) -> str:
-    """The pattern of what stands between two slashes. A name takes at least one character of it.
-
-    All names but the last take as little as they can and never look again (an atomic group): the last can always take
-    what they left, and no path of a stranger's walks in circles (A32).
-    """
-    fixed = [re.escape(text) for text in re.split(r"\{[^/{}]*\}", part)]
-    if len(fixed) == 1:
-        return fixed[0]
-    first, *middle = fixed[:-1]
-    return first + "".join(f"(?>[^/]+?{text})" for text in middle) + "[^/]+" + fixed[-1]
 
 
 def credential_of(scope: Mapping[str, Any], credentials: Sequence[str]) -> str:

@@ -27,6 +27,8 @@ BILLING_ROUTES: Final = (
     ("POST", "/subscription"),
     ("DELETE", "/subscription/change"),
     ("POST", "/portal"),
+    ("GET", "/pay"),
+    ("POST", "/pay"),
     ("POST", "/events"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
@@ -38,7 +40,8 @@ BILLING_ROUTES: Final = (
 class AppRoute:
     """A route of the application, flattened. A mount has no methods and takes everything below its path.
 
-    `priced` says that its code has a `farebox.price`; `socket` that it is a websocket.
+    `priced` says that its code has a `farebox.price`; `socket` that it is a websocket; `walked` that it is a mount
+    whose own routes are listed as well.
     """
 
     path: str
@@ -47,6 +50,7 @@ class AppRoute:
     endpoint: Callable[..., Any] | None
     priced: bool = False
     socket: bool = False
+    walked: bool = False
 
     def __str__(self) -> str:
         methods = ",".join(sorted(self.methods - {"HEAD"})) or "mount"
@@ -74,12 +78,25 @@ def unpriced(routes: Iterable[AppRoute], rules: Sequence[Route], public: Sequenc
     table = RouteTable(rules, public)
     found = []
     for route in routes:
-        if route.priced:
+        if route.priced or route.walked:
             continue
-        for method in sorted(route.methods - {"HEAD", "OPTIONS"}):
-            if table.find(method, route.path) is None:
-                found.append(f"{method} {route.path}")
+        for method, path in _samples(route):
+            if table.find(method, path) is None:
+                found.append(f"{method} {path}")
     return found
+
+
+def _samples(route: AppRoute) -> Iterator[tuple[str, str]]:
+    """Methods and paths to look up for a route: those of a mount whose inside is not known stand for all below it."""
+    if route.socket:
+        yield "GET", route.path
+    elif route.methods:
+        for method in sorted(route.methods - {"HEAD", "OPTIONS"}):
+            yield method, route.path
+    elif route.endpoint is None:
+        yield "*", route.path.rstrip("/") + "/**"
+    else:
+        yield "*", route.path
 
 
 def free_but_priced(routes: Iterable[AppRoute], rules: Sequence[Route]) -> Iterator[str]:

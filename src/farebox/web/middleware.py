@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from farebox.domain.access import Facts, Grant
-from farebox.domain.catalog import Meter
+from farebox.domain.catalog import Meter, Route
 from farebox.domain.measures import Terms
 from farebox.errors import (
+    AccessRefused,
     FareboxError,
+    MethodNotAllowed,
     NotStarted,
     RequestRefused,
     StoreError,
@@ -27,7 +30,7 @@ from farebox.metering.gate import FILL_SECONDS_MAX, Gate
 from farebox.metering.lane import within
 from farebox.metering.presence import Admission
 from farebox.metering.recorder import Recorder
-from farebox.web.calls import SCOPE_KEY, Call, RouteTable, credential_of, running_call
+from farebox.web.calls import SCOPE_KEY, Call, RouteTable, credential_of, require_prices, running_call
 from farebox.web.measured import MeasuredAnswer, Metering
 from farebox.web.problems import refuse
 
@@ -53,10 +56,7 @@ class Edge:
     pay_url: str
     billing: ASGIApp
     readers: Executor
-
-    async def identify(self, scope: Mapping[str, Any]) -> Facts:
-        """The facts of the key that the request carries. AccessRefused or StoreError."""
-        return await self._facts(credential_of(scope, self.credentials))
+    preflight_to_app: bool = False
 
     async def admit(self, text: str) -> tuple[str, Grant]:
         """The key's id and leave to make a paid call, or the refusal raised: where the gate's memory did not do."""
@@ -74,7 +74,11 @@ class Edge:
 
     async def identify_holder(self, scope: Mapping[str, Any]) -> Facts:
         """The facts of a key that works, whatever its subscription: for a buyer's own pages."""
-        facts = await self.identify(scope)
+        return await self.identify_key(credential_of(scope, self.credentials))
+
+    async def identify_key(self, text: str) -> Facts:
+        """The facts of a key that works, whatever its subscription. AccessRefused or StoreError."""
+        facts = await self._facts(text)
         refusal = self.gate.refusal_of_key(facts)
         if refusal is not None:
             raise refusal
@@ -115,10 +119,10 @@ class PaidCalls:
             return
         method = scope.get("method", "GET")
         if method == "OPTIONS" and _is_preflight(scope):
-            await self._app(scope, receive, send)
+            await self._preflight(edge, scope, receive, send)
             return
         try:
-            route = edge.table.price(method, path)
+            route = _route_of(edge, kind, method, path)
         except RequestRefused as error:
             await refuse(error, scope, receive, send, pay_url=None)
             return
@@ -130,6 +134,8 @@ class PaidCalls:
             try:
                 text = credential_of(scope, edge.credentials)
                 key_id, grant = edge.gate.admit(text) or await edge.admit(text)
+                if route is not None and not grant.meters.issuperset(route.meters):
+                    require_prices(grant, route.meters, edge.meters)
                 if not edge.recorder.healthy:
                     raise StoreUnavailable("Usage cannot be recorded right now. Try again shortly.")
             except FareboxError as error:
@@ -138,14 +144,34 @@ class PaidCalls:
             call = Call(grant, key_id, route.match if route is not None else "", edge.meters)
             if route is not None and route.meter is not None:
                 call.charges[route.meter] = route.quantity
-            # The scope must not lead to the answer, which leads to it: each call would be left to the collector.
-            scope[SCOPE_KEY] = call
+            scope[SCOPE_KEY] = call  # never the answer, which leads to the scope: the collector would have to free both
             if route is not None and route.terms is not None:
                 await self._run_measured(edge.metering, call, route.terms, admission, scope, receive, send)
             else:
                 await self._run(call, _Answer(edge, call, admission, scope, receive, send), scope, receive, send)
         finally:
             admission.leave()
+
+    async def _preflight(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a CORS preflight without a key and without the application's work: any caller may send one.
+
+        CORS middleware outside Farebox has answered its own before. With `[http] preflight = "app"` the application
+        answers, with no body to read and none to send.
+        """
+        if not edge.preflight_to_app:
+            await Response(status_code=204, headers={"Cache-Control": "no-store"})(scope, receive, send)
+            return
+
+        async def nothing() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                allowed = [pair for pair in message.get("headers", ()) if _answers_preflight(pair[0].lower())]
+                await send({**message, "headers": allowed})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self._app(scope, nothing, send_headers)
 
     async def _run_measured(
         self,
@@ -170,6 +196,11 @@ class PaidCalls:
         token = running_call.set(call)
         try:
             await self._app(scope, receive, answer.send)
+        except AccessRefused as error:
+            edge = self._host.edge
+            if call.begun or edge is None:
+                raise
+            await refuse(error, scope, receive, send, pay_url=edge.pay_url)
         except UsageError as error:
             _log.error("charge_refused", code=error.code, reason=error.detail, operation=call.operation)
             if call.begun:
@@ -288,9 +319,21 @@ def _route_path(scope: Scope) -> str:
     return path
 
 
+def _route_of(edge: Edge, kind: str, method: str, path: str) -> Route | None:
+    """The rule that prices the request. RequestRefused when none can be told for certain."""
+    if method != method.upper():  # some frameworks serve it as if it were in capitals, and no rule names it
+        raise MethodNotAllowed("Write the method in capital letters.")
+    route = edge.table.price(method, path)
+    return None if kind == "websocket" and route in edge.table.pages else route
+
+
 def _is_preflight(scope: Scope) -> bool:
     names = {name for name, _ in scope["headers"]}
     return b"origin" in names and b"access-control-request-method" in names
+
+
+def _answers_preflight(header: bytes) -> bool:
+    return header in (b"vary", b"allow") or header.startswith(b"access-control-")
 
 
 def _not_started() -> NotStarted:

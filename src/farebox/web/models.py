@@ -31,6 +31,7 @@ __all__ = [
     "KeyRow",
     "KeysAnswer",
     "MeterUsage",
+    "PayRequest",
     "Problem",
     "RotateRequest",
     "SubscriptionAnswer",
@@ -86,6 +87,12 @@ class SubscriptionRequest(_Asked):
 
 class ClaimRequest(_Asked):
     session_id: str = Field(max_length=200)
+    # The id of the key that this claim revokes, "" for none: a page that is posted again by a reload revokes nothing.
+    replaces: str | None = Field(default=None, max_length=200)
+
+
+class PayRequest(_Asked):
+    key: str = Field(max_length=200)
 
 
 class KeyRequest(_Asked):

@@ -2,6 +2,7 @@
 
 from importlib import resources
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -36,7 +37,9 @@ class Pages:
     """Renders the buyer's pages for one catalog. Everything that comes from outside is escaped."""
 
     def __init__(self, prefix: str, public_url: str, catalog: Catalog) -> None:
-        self._prefix = prefix
+        # A proxy may serve the app below a path of its own, which the public URL names: every link begins with it.
+        self._base = urlsplit(public_url).path.rstrip("/") + prefix
+        self._base_url = public_url + prefix
         self._public_url = public_url
         self._catalog = catalog
         self._templates = Environment(
@@ -81,7 +84,7 @@ class Pages:
 
     def claim(self, session_id: str, checkout: Checkout) -> Response:
         return self._page(
-            "claim.html", session_id=session_id, plan=self._title(checkout.plan), again=checkout.claimed_at is not None
+            "claim.html", session_id=session_id, plan=self._title(checkout.plan), replaces=checkout.key_id or ""
         )
 
     def key(self, claimed: Claimed) -> Response:
@@ -91,26 +94,38 @@ class Pages:
             key=claimed.key.reveal(),
             plan=self._title(claimed.plan),
             replaced=claimed.replaced,
-            try_url=self._public_url + self._first_priced_path(),
-            usage_url=f"{self._public_url}{self._prefix}/usage",
+            try_url=self._try_url(),
+            usage_url=f"{self._base_url}/usage",
         )
 
     def problem(self, error: FareboxError, headers: dict[str, str], *, again: bool) -> Response:
         """The error in words. `again` says that opening the same address once more may help."""
         again = again and error.code in _PASSING
-        return self._page("problem.html", status=error.status, extra=headers, error=error, again=again)
+        pay_url = error.pay_at if error.pay_at.startswith("http") else f"{self._base}/{error.pay_at}"
+        return self._page(
+            "problem.html",
+            status=error.status,
+            extra=headers,
+            error=error,
+            again=again,
+            pay_url=pay_url if error.pay_at else "",
+        )
+
+    def pay(self) -> Response:
+        """The form that asks for a key and leads to Stripe's billing portal."""
+        return self._page("pay.html")
 
     def _title(self, plan: str) -> str:
         return self._catalog.plans[plan].title if plan in self._catalog.plans else plan
 
-    def _first_priced_path(self) -> str:
+    def _try_url(self) -> str:
+        """An address that answers with the new key: the first priced GET route that has no parameters, else usage."""
         priced = (
-            r.path
-            for r in self._catalog.routes
-            if (r.meter is not None or r.terms is not None) and r.method in ("GET", "*")
+            r.path for r in self._catalog.routes if (r.meter is not None or r.terms is not None) and r.method == "GET"
         )
-        return next((path for path in priced if "{" not in path and "*" not in path), "/")
+        path = next((path for path in priced if "{" not in path and "*" not in path), None)
+        return f"{self._base_url}/usage" if path is None else self._public_url + path
 
     def _page(self, name: str, *, status: int = 200, extra: dict[str, str] | None = None, **values: Any) -> Response:
-        text = self._templates.get_template(name).render(prefix=self._prefix, **values)
+        text = self._templates.get_template(name).render(base=self._base, **values)
         return HTMLResponse(text, status, {**(extra or {}), **PAGE_HEADERS})

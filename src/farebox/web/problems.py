@@ -20,7 +20,7 @@ RETRY_AFTER_SECONDS: Final = 2
 
 
 def problem_document(error: FareboxError, *, pay_url: str | None = None) -> dict[str, Any]:
-    """The document. `pay_url` is told only where paying helps."""
+    """The document. `pay_url` is the plans page; the answer names where to pay only where paying helps."""
     document: dict[str, Any] = {
         "type": f"urn:farebox:problem:{error.code}",
         "title": error.title,
@@ -29,7 +29,7 @@ def problem_document(error: FareboxError, *, pay_url: str | None = None) -> dict
         "code": error.code,
     }
     if error.status == 402 and pay_url is not None:
-        document["pay_url"] = pay_url
+        document["pay_url"] = error.pay_at if error.pay_at.startswith("http") else pay_url + error.pay_at
     return document
 
 

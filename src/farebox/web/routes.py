@@ -42,6 +42,7 @@ from farebox.web.events import Events, add_event_routes
 from farebox.web.limits import WEBHOOK_BODY_BYTES_MAX, RateLimit, bounded_body
 from farebox.web.operator import Operator, add_operator_routes
 from farebox.web.pages import Pages
+from farebox.web.paying import add_pay_routes
 from farebox.web.problems import problem_document, problem_headers
 
 __all__ = ["Billing", "create_routes"]
@@ -51,7 +52,8 @@ _log = structlog.get_logger("farebox.routes")
 
 @dataclass(frozen=True, slots=True)
 class Billing:
-    """What the routes work with. `identify` gives the facts of a request's key or raises; `receive` takes a webhook."""
+    """What the routes work with. `identify` gives the facts of a request's key or raises, `identify_key`
+    those of a key as text; `receive` takes a webhook."""
 
     store: Store
     provider: Provider
@@ -64,6 +66,7 @@ class Billing:
     public_url: str
     grace_seconds: int
     identify: Callable[[Request], Awaitable[Facts]]
+    identify_key: Callable[[str], Awaitable[Facts]]
     receive: Callable[[bytes, str], Receipt]
     settle: Settle
     operator: Operator
@@ -96,6 +99,7 @@ def create_routes(billing: Billing) -> FastAPI:
     _add_purchase(app, billing, pages, limit)
     _add_claim(app, billing, pages, limit)
     _add_webhook(app, billing)
+    add_pay_routes(app, pages, limit, billing.public_url, billing.identify_key, _portal_of(billing))
     _add_account(app, billing)
     _add_subscription(app, billing)
     _add_keys(app, billing)
@@ -163,7 +167,7 @@ def _add_purchase(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit
     )
     async def checkout(request: Request) -> Response:
         """Begin a purchase. A form post is sent on to Stripe with 303; a valid key attaches to its own account."""
-        refuse_cross_site(request)
+        refuse_cross_site(request, billing.public_url, same_site=True)
         limit.take(_address(request))
         asked = await asked_body(request, models.CheckoutRequest)
         account = await _buyer(billing, request)
@@ -203,9 +207,15 @@ def _add_claim(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit) -
     )
     async def claim(request: Request) -> Response:
         """Take the purchase's key. It is shown this once."""
-        refuse_cross_site(request)
+        refuse_cross_site(request, billing.public_url)
         limit.take(_address(request))
         asked = await asked_body(request, models.ClaimRequest)
+        if asked.replaces is not None and wants_page(request):
+            checkout = await run_in_threadpool(
+                look_at_claim, billing.store, billing.provider, billing.clock, asked.session_id
+            )
+            if asked.replaces != (checkout.key_id or ""):  # the browser posted the page of an earlier key again
+                return pages.claim(asked.session_id, checkout)
         taken = await run_in_threadpool(
             take_claim,
             billing.store,
@@ -215,6 +225,7 @@ def _add_claim(app: FastAPI, billing: Billing, pages: Pages, limit: RateLimit) -
             billing.peppers,
             live=billing.live,
             session_id=asked.session_id,
+            replaces=asked.replaces,
         )
         if wants_page(request):
             return pages.key(taken)
@@ -257,7 +268,7 @@ def _add_account(app: FastAPI, billing: Billing) -> None:
     async def portal(facts: Facts = identified) -> models.UrlAnswer:
         """A link to Stripe's billing portal: card, invoices, cancel at the period's end."""
         asked.take(facts.account.id)
-        url = await run_in_threadpool(portal_url, billing.provider, facts.account, return_url=billing.plans_url)
+        url = await run_in_threadpool(_portal_of(billing), facts)
         return models.UrlAnswer(url=url)
 
 
@@ -355,6 +366,11 @@ def _identified(billing: Billing) -> Any:
         return await billing.identify(request)
 
     return Depends(facts)
+
+
+def _portal_of(billing: Billing) -> Callable[[Facts], str]:
+    """How to make a link to Stripe's billing portal for the holder of a key."""
+    return lambda facts: portal_url(billing.provider, facts.account, return_url=billing.plans_url)
 
 
 async def _buyer(billing: Billing, request: Request) -> Account | None:

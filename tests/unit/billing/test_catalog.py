@@ -63,7 +63,8 @@ def test_the_first_push_creates_and_the_second_changes_nothing(shop: Shop) -> No
     assert shop.push(catalog_of()) == [
         ("create", "meter", "calls"),
         ("create", "meter", "tokens"),
-        ("create", "product", "payg"),
+        ("create", "product", "payg calls"),
+        ("create", "product", "payg tokens"),
         ("create", "price", "farebox_payg_calls"),
         ("create", "price", "farebox_payg_tokens"),
     ]
@@ -76,7 +77,7 @@ def test_the_first_push_creates_and_the_second_changes_nothing(shop: Shop) -> No
 def test_planning_writes_nothing(shop: Shop) -> None:
     """A dry run only reads, also where everything is missing."""
     changes = plan_push(catalog_of(), shop.provider)
-    assert [change.kind for change in changes] == ["create"] * 5
+    assert [change.kind for change in changes] == ["create"] * 6
     assert shop.writes == 0
 
 
@@ -94,7 +95,7 @@ def test_a_changed_price_is_a_new_one(shop: Shop, changed: Catalog) -> None:
     new = shop.provider.prices(["farebox_payg_calls"])[0]
     assert (new.id != old.id, new.product) == (True, old.product)
     kept = shop.state.get("price", old.id)
-    assert (kept["active"], kept["lookup_key"], len(shop.state.all("product"))) == (True, None, 1)
+    assert (kept["active"], kept["lookup_key"], len(shop.state.all("product"))) == (True, None, 2)
     assert {kind for kind, _, _ in shop.push(changed)} == {"unchanged"}
 
 
@@ -104,8 +105,12 @@ def test_changed_titles_are_renamed(shop: Shop) -> None:
     changed = catalog_of(title="Pay as you go")
     changed.meters["calls"] = replace(changed.meters["calls"], title="Calls")
     updates = [entry for entry in shop.push(changed) if entry[0] != "unchanged"]
-    assert updates == [("update", "meter", "calls"), ("update", "product", "payg")]
-    assert shop.state.all("product")[0]["name"] == "Pay as you go"
+    assert updates == [
+        ("update", "meter", "calls"),
+        ("update", "product", "payg calls"),
+        ("update", "product", "payg tokens"),
+    ]
+    assert [p["name"] for p in shop.state.all("product")] == ["Pay as you go – Calls", "Pay as you go – Tokens"]
     assert {kind for kind, _, _ in shop.push(changed)} == {"unchanged"}
 
 
@@ -144,13 +149,14 @@ def test_a_push_that_broke_off_goes_on(shop: Shop) -> None:
     """After a push that died behind the product, the next one finds the product and makes what is missing."""
     changes = plan_push(catalog_of(), shop.provider)
     apply_push(changes[:3], lambda _: None)
-    assert shop.push(catalog_of())[:4] == [
+    assert shop.push(catalog_of())[:5] == [
         ("unchanged", "meter", "calls"),
         ("unchanged", "meter", "tokens"),
-        ("unchanged", "product", "payg"),
+        ("unchanged", "product", "payg calls"),
+        ("create", "product", "payg tokens"),
         ("create", "price", "farebox_payg_calls"),
     ]
-    assert len(shop.state.all("product")) == 1
+    assert len(shop.state.all("product")) == 2
 
 
 def test_a_retired_price_is_made_again(shop: Shop) -> None:
@@ -192,7 +198,7 @@ def test_a_second_plan_leaves_the_first_alone(shop: Shop) -> None:
     pro = Price("calls", Decimal(50))
     both.plans["pro"] = Plan("pro", "Pro", "usd", "month", (pro,))
     assert [entry for entry in shop.push(both) if entry[0] != "unchanged"] == [
-        ("create", "product", "pro"),
+        ("create", "product", "pro calls"),
         ("create", "price", "farebox_pro_calls"),
     ]
 
@@ -219,3 +225,39 @@ def test_the_portal_is_made_once_and_mended(shop: Shop) -> None:
     configuration["features"]["subscription_cancel"]["mode"] = "immediately"
     assert [push_portal(shop.provider).kind for _ in range(2)] == ["update", "unchanged"]
     assert configuration["features"]["subscription_cancel"]["mode"] == "at_period_end"
+
+
+def test_an_archived_product_is_active_again(shop: Shop) -> None:
+    """Stripe sells nothing of an archived product: push says so and makes it active, and the price stays as it is."""
+    shop.push(catalog_of())
+    shop.state.all("product")[0]["active"] = False
+    (change,) = [one for one in plan_push(catalog_of(), shop.provider) if one.kind != "unchanged"]
+    assert (change.object, change.name, change.differences) == ("product", "payg calls", (("active", "no", "yes"),))
+    shop.push(catalog_of())
+    assert shop.state.all("product")[0]["active"] is True
+    assert {kind for kind, _, _ in shop.push(catalog_of())} == {"unchanged"}
+
+
+def test_one_product_for_a_plan_becomes_one_for_each_meter(shop: Shop) -> None:
+    """A catalog whose prices share the plan's product is moved as changed prices are: new versions on products that
+    name the meter, shown before it is done; subscribers keep theirs."""
+    shop.push(catalog_of())
+    shared = shop.provider.create_product(catalog_of().plans["payg"], "Payg")
+    old = shop.provider.prices(["farebox_payg_calls"])[0]
+    for price in shop.state.all("price"):
+        price["product"] = shared
+    for product in shop.state.all("product"):
+        product["active"] = product["id"] == shared
+    planned = [one for one in plan_push(catalog_of(), shop.provider) if one.kind != "unchanged"]
+    assert [(one.kind, one.object, one.name) for one in planned] == [
+        ("create", "product", "payg calls"),
+        ("create", "product", "payg tokens"),
+        ("update", "price", "farebox_payg_calls"),
+        ("update", "price", "farebox_payg_tokens"),
+    ]
+    assert planned[2].differences == (("product", shared, "a new one"),)
+    shop.push(catalog_of())
+    new = shop.provider.prices(["farebox_payg_calls"])[0]
+    assert (new.id != old.id, new.product.title, new.product.meter) == (True, "Payg – API calls", "calls")
+    assert shop.state.get("price", old.id)["active"] is True
+    assert {kind for kind, _, _ in shop.push(catalog_of())} == {"unchanged"}

@@ -1,9 +1,10 @@
 """What an account has used and will pay, to the minor unit, and only its own."""
 
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
-from tests.shop import START_AT, Shop
+from tests.shop import CATALOG, START_AT, Shop, open_shop
 
 from farebox.billing.claim import Claimed
 from farebox.billing.inbox import refresh_account
@@ -86,6 +87,18 @@ def test_upcoming_is_what_stripe_says(shop: Shop) -> None:
     shop.runtime.background.flush()
     found = preview(shop, shop.account(claimed))
     assert (found.total, found.currency, found.lines[0][1]) == (700, "usd", 7)
+
+
+def test_upcoming_spans_one_period(tmp_path: Path) -> None:
+    """A base fee of the coming period on the preview does not stretch the period that the usage lines are of."""
+    catalog = CATALOG.replace('interval = "month"', 'interval = "month"\nbase = "19.00"', 1)
+    with open_shop(tmp_path, catalog=catalog) as shop:
+        claimed = shop.buy()
+        shop.call(claimed.key, 7)
+        (item,) = shop.store.subscriptions(claimed.account_id)[0].items
+        found = preview(shop, shop.account(claimed))
+        assert (found.period_start, found.period_end) == (item.period.start, item.period.end)
+        assert found.total == 1900
 
 
 def test_no_next_invoice_after_the_end(shop: Shop) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -36,6 +37,16 @@ def test_loopback_only(host: str) -> None:
     assert not is_loopback(host)
     with pytest.raises(ValueError, match="loopback only"):
         serve(host=host, port=1)
+
+
+def test_a_port_in_use_is_said_in_words() -> None:
+    """A port that another program holds is named with what to do, not as an errno."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"Port {port} is in use. .*--port"):
+            serve(port=port)
+    with pytest.raises(ValueError, match="not a port"):
+        serve(port=70_000)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])

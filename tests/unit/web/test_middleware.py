@@ -227,15 +227,19 @@ def test_behind_a_root_path(shop: Shop) -> None:
     assert client.get("/behind/billing/usage", headers=bearer(claimed.key)).status_code == 200
 
 
-def test_preflights_pass(shop: Shop) -> None:
-    """A25: a browser's preflight needs no key, costs nothing and reaches the application; plain OPTIONS is a call."""
+def test_preflights_do_no_work(shop: Shop) -> None:
+    """A25: a browser's preflight needs no key, costs nothing and never reaches a handler; plain OPTIONS is a call."""
     headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
-    assert (
-        client_of(shop, Starlette(routes=[Route("/api", _public, methods=["OPTIONS"])]))
-        .options("/api", headers=headers)
-        .text
-        == "open"
-    )
+    served: list[str] = []
+
+    async def handler(request: Request) -> Response:
+        served.append(request.method)
+        return PlainTextResponse("paid work")
+
+    client = client_of(shop, Starlette(routes=[Route("/api", handler, methods=["OPTIONS"])]))
+    answer = client.options("/api", headers=headers)
+    assert (answer.status_code, answer.content, served) == (204, b"", [])
+    assert "access-control-allow-origin" not in answer.headers
     assert client_of(shop).options("/api").status_code == 401
     assert client_of(shop).get("/api", headers=headers).status_code == 401
 

@@ -37,6 +37,7 @@ from farebox.web.middleware import PaidCalls
 MORE = """
 [meters.tokens]
 title = "Tokens"
+unpriced = "free"
 [[routes]]
 match = "GET /open"
 access = "public"
