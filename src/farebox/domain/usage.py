@@ -28,6 +28,15 @@ __all__ = [
 BUCKET_SECONDS: Final = 3600
 QUANTITY_MAX: Final = 10**12  # of one charge; far below what a 64-bit sum holds
 
+_KINDS: Final = {
+    "bool": "true or false",
+    "float": "a fraction",
+    "str": "a text",
+    "NoneType": "null",
+    "list": "a list",
+    "dict": "an object",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Period:
@@ -141,15 +150,7 @@ def checked_quantity(quantity: object, meter: str) -> int:
 
 def _kind(quantity: object) -> str:
     """Of what kind it is, in words that a buyer who sent it as JSON understands."""
-    words = {
-        bool: "true or false",
-        float: "a fraction",
-        str: "a text",
-        type(None): "null",
-        list: "a list",
-        dict: "an object",
-    }
-    return words.get(type(quantity), type(quantity).__name__)
+    return _KINDS.get(type(quantity).__name__, type(quantity).__name__)
 
 
 def record_conflict(id: str, meter: str, quantity: int) -> RecordConflict:

@@ -98,6 +98,7 @@ def test_a_person_lifts_it(shop: Shop) -> None:
     """Lifted, usage of that time counts again; who lifted what is in the audit log."""
     loss = Loss(shop)
     settled(shop)
+    shop.clock.pass_seconds(1)
     entry = AuditEntry("a1", shop.clock.now_at(), "ada", "usage.lost.lift", "ledger")
     (lifted,) = shop.store.lift_lost_spans(at=shop.clock.now_at(), audit=entry)
     assert lifted.lifted_at == shop.clock.now_at()

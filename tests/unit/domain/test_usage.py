@@ -102,3 +102,11 @@ def test_bad_quantities(quantity: Any) -> None:
         checked_quantity(quantity, "tokens")
     assert (refused.value.code, refused.value.status) == ("quantity_invalid", 500)
     assert len(refused.value.detail) < 200
+
+
+def test_a_wrong_kind_is_named_for_buyers() -> None:
+    """What is no quantity is called by what it is in JSON, not by Python's names."""
+    words = {None: "null", True: "true or false", 0.5: "a fraction", "5": "a text"}
+    for quantity, word in words.items():
+        with pytest.raises(QuantityInvalid, match=f"calls: a quantity must be a whole number, not {word}$"):
+            checked_quantity(quantity, "calls")
