@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from tests.oracle import Oracle
+from tests.oracle import Counted, Oracle
 from tests.sim import bills, ledger
 from tests.sim.actors import Actors
 from tests.sim.hub import Hub
@@ -302,7 +302,27 @@ class World:
                     start, end = line["period"]["start"], line["period"]["end"]
                     counted = [e for e in self.oracle.book.values() if (e.account, e.meter) == whose]
                     missed += sum(e.value for e in counted if start <= e.timestamp < end) - line["quantity"]
-        return missed
+        return missed + self._never_invoiced()
+
+    def _never_invoiced(self) -> int:
+        """What Stripe has counted for subscriptions that ended without an invoice: late usage bills all of it."""
+        lines = [
+            (self.account_of[invoice["customer"]], line["period"]["start"], line["period"]["end"])
+            for invoice in self.stripe.all("invoice")
+            for line in invoice["lines"]["data"]
+            if invoice["status"] != "void" and line["parent"]["type"] == "subscription_item_details"
+        ]
+        over = [
+            (self.account_of[s["customer"]], item["current_period_start"], s["ended_at"])
+            for s in self.stripe.all("subscription")
+            for item in s["items"]["data"]
+            if s["ended_at"] is not None
+        ]
+
+        def inside(e: Counted, spans: list[tuple[str, int, int]]) -> bool:
+            return any(account == e.account and start <= e.timestamp < end for account, start, end in spans)
+
+        return sum(e.value for e in self.oracle.book.values() if inside(e, over) and not inside(e, lines))
 
     def _end(self) -> None:
         for process in list(self.processes):

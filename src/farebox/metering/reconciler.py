@@ -157,7 +157,7 @@ class Reconciler:
                     comparison = replace(comparison, verdict=Verdict.DIFFERS, reasons=reasons)
                 compared.append(comparison)
         compared += self._orphans(account, since)
-        return self._noted(account.id, [_doubled(c, subscriptions, now) for c in compared], now)
+        return self._noted(account.id, _doubled(compared, subscriptions, now), now)
 
     def _compare(
         self,
@@ -299,14 +299,27 @@ class Reconciler:
         return noted
 
 
-def _doubled(one: Comparison, subscriptions: tuple[Subscription, ...], now: int) -> Comparison:
-    """With the reason why each unit of the running period is billed more than once, where it is."""
-    ids = double_subscriptions(subscriptions).get(one.meter, ())
-    if one.subscription_id not in ids or one.period_end is None or one.period_end <= now:
-        return one
-    text = f"subscriptions bill this meter at once, each call on each of them: {', '.join(ids)}"
-    reason = Reason("double_subscription", len(ids), text)
-    return replace(one, verdict=Verdict.DIFFERS, reasons=(*one.reasons, reason))
+def _doubled(compared: list[Comparison], subscriptions: tuple[Subscription, ...], now: int) -> list[Comparison]:
+    """With the reason why each unit is billed more than once: by two living subscriptions, or by two periods that began
+    in one second, of which neither cuts off the other."""
+    living = double_subscriptions(subscriptions)
+    starts: dict[tuple[str, int | None], list[str]] = {}
+    for one in compared:
+        if one.subscription_id is not None and one.balance.used > 0:
+            starts.setdefault((one.meter, one.period_start), []).append(one.subscription_id)
+
+    def judged(one: Comparison) -> Comparison:
+        runs = one.period_end is not None and one.period_end > now
+        ids = living.get(one.meter, ()) if runs else ()
+        if one.subscription_id not in ids:
+            ids = tuple(sorted(starts.get((one.meter, one.period_start), ())))
+            if len(ids) < 2:
+                return one
+        text = f"subscriptions bill this meter at once, each call on each of them: {', '.join(ids)}"
+        reason = Reason("double_subscription", len(ids), text)
+        return replace(one, verdict=Verdict.DIFFERS, reasons=(*one.reasons, reason))
+
+    return [judged(one) for one in compared]
 
 
 class _Away(Exception):

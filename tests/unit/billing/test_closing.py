@@ -474,6 +474,23 @@ def test_two_subscriptions_that_bill_one_meter_are_said_at_once(shop: Shop) -> N
     assert [f.status for f in examined(shop, shop.catalog)] == ["ok"]
 
 
+def test_two_subscriptions_of_one_second_are_said_also_when_they_are_over(shop: Shop) -> None:
+    """I15: two periods with one start hold the same usage, and two invoices that agree with it billed it twice."""
+    buyer = shop.buy()
+    account = shop.account(buyer)
+    (subscription,) = shop.store.subscriptions(account.id)
+    price = subscription.items[0].price_id
+    shop.at_stripe("POST", "/v1/subscriptions", f"customer={account.customer_id}&items[0][price]={price}")
+    refresh(shop)
+    shop.call(buyer.key, 4)
+    shop.runtime.background.flush()
+    pass_time(shop, 31 * DAY + 3 * HOUR)
+    late(shop).step()
+    cancel_newest(shop, account)
+    assert billed(shop) == 800
+    assert reasons(shop).count(("differs", "double_subscription", 2)) == 2
+
+
 def cancel_newest(shop: Shop, account: Account) -> None:
     newest = max(shop.store.subscriptions(account.id), key=lambda s: s.created_at)
     shop.at_stripe("DELETE", f"/v1/subscriptions/{newest.id}")
