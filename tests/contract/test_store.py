@@ -39,7 +39,7 @@ from farebox.domain.reports import (
 from farebox.domain.restoring import LostSpan
 from farebox.domain.usage import Batch, Increment, Period, UsageLine
 from farebox.errors import AdjustmentRefused, RecordConflict, StoreError, StoreUnavailable, StoreUnusable, WriterFenced
-from farebox.ports import Changes, Store
+from farebox.ports import Changes, PeriodEnd, Store
 from farebox.store import feed
 from farebox.store.sql import MEMORY_URL, SqlStore
 from farebox.system import SystemEntropy
@@ -449,6 +449,48 @@ def test_one_unproven_event_in_a_minute(store: Store) -> None:
     assert first.identifier == event.identifier
     settle(store, "h1", first, DELIVERED, state=ReportState.DELIVERED, now=AT + 99)
     assert [e.identifier for e in take(store, now=AT + 99)] == [second.identifier]
+
+
+def test_more_accounts_than_a_statement_takes(store: Store) -> None:
+    """So many accounts as a database takes no parameters for are sealed by name all the same (I5)."""
+    buyer(store)
+    store.commit_batch(batch(1, used(7)))
+    names = {f"acc_{n}" for n in range(70_000)}
+    assert [event.value for event in store.seal(plan, now=AT, hard=True, account_ids=names)] == [7]
+    assert store.seal(plan, now=AT, hard=True, account_ids=[]) == []
+
+
+def test_ends_of_periods(store: Store) -> None:
+    """Ends of periods come in order of time and account, page by page, none twice and none left out (I6)."""
+    for n in (3, 1, 2):
+        account = buyer(store, n)
+        own = replace(SUBSCRIPTION, id=f"sub_{n}", customer_id=f"cus_{n}")
+        assert store.put_subscriptions(account.id, (own,), fence=store.take_fence(account.id), at=AT)
+    end = ITEM.period.end
+    whole = [PeriodEnd(end, f"acc_{n}") for n in (1, 2, 3)]
+    assert store.period_ends(PeriodEnd(end, ""), end, limit=9) == whole
+    first = store.period_ends(PeriodEnd(AT, ""), end, limit=2)
+    assert (first, store.period_ends(first[-1], end, limit=2)) == (whole[:2], whole[2:])
+    assert store.period_ends(PeriodEnd(AT, ""), end - 1, limit=9) == []
+    assert store.period_ends(PeriodEnd(end + 1, ""), end + 9, limit=9) == []
+
+
+def test_lists_of_meter_events(store: Store) -> None:
+    """A list shows the newest, of all or of one account, in one state or in any, and no more than it is asked for."""
+    buyer(store, 1)
+    buyer(store, 2)
+    for n in range(3):
+        start = AT + n * HOUR
+        sealed(store, used(n + 1, bucket_start=start), used(8, meter="tokens", bucket_start=start), now=start)
+    sealed(store, used(16, account_id="acc_2"), now=AT)
+    assert [e.value for e in store.meter_events("acc_1", limit=100) if e.meter == "calls"] == [3, 2, 1]
+    assert len(store.meter_events("acc_1", limit=4)) == 4
+    (event,) = (e for e in take(store, now=AT + 9 * HOUR) if e.account_id == "acc_2")
+    assert store.meter_events("acc_2", state=ReportState.SENDING) == [event]
+    settle(store, "h1", event, UNKNOWN, state=ReportState.DOUBTFUL, now=AT)
+    assert [e.value for e in store.meter_events("acc_2", state=ReportState.DOUBTFUL)] == [16]
+    assert store.meter_events("acc_1", state=ReportState.DOUBTFUL) == store.meter_events("acc_3") == []
+    assert len(store.meter_events(state=ReportState.PENDING)) == len(store.meter_events("acc_1")) - 2
 
 
 def test_two_unproven_events_in_a_minute(store: Store) -> None:

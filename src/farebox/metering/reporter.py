@@ -232,14 +232,14 @@ class Reporter:
     def _unopened(self, events: list[MeterEvent], outcome: Outcome, *, expired: bool = False) -> list[Settlement]:
         """The stream gave no session, so it stays closed for a while. Meanwhile events go one by one.
 
-        A session that has expired is opened anew, unless the one before it expired a moment ago.
+        A session that has expired is opened anew, unless the one before it expired within STREAM_RETRY_SECONDS.
         """
-        now_ms, before_ms = self._clock.monotonic_ms(), self._expired_at_ms
-        if expired and (
-            before_ms is None or not PACE_STRIKE_MILLISECONDS <= now_ms - before_ms < STREAM_RETRY_SECONDS * 1000
-        ):
-            self._expired_at_ms = now_ms
-            return [self._released(event, outcome.reason) for event in events]
+        now_ms = self._clock.monotonic_ms()
+        if expired:
+            if self._expired_at_ms is None or now_ms - self._expired_at_ms >= STREAM_RETRY_SECONDS * 1000:
+                self._expired_at_ms = now_ms
+            if now_ms - self._expired_at_ms < PACE_STRIKE_MILLISECONDS:  # one session, which several requests meet
+                return [self._released(event, outcome.reason) for event in events]
         if outcome.kind is OutcomeKind.FORBIDDEN:
             pause_seconds = STREAM_PAUSE_SECONDS
             _log.error("meter_event_stream_forbidden", reason=outcome.reason)
@@ -247,7 +247,7 @@ class Reporter:
             pause_seconds = min(max(STREAM_RETRY_SECONDS, outcome.retry_after_seconds), STREAM_PAUSE_SECONDS)
             self.stream_pace.slow(outcome.retry_after_seconds)
             _log.warning("meter_event_stream_closed", seconds=pause_seconds, reason=outcome.reason)
-        self._stream_closed_until_ms = self._clock.monotonic_ms() + pause_seconds * 1000
+        self._stream_closed_until_ms = now_ms + pause_seconds * 1000
         return [self._released(event, outcome.reason) for event in events]
 
     def _unsendable(self, event: MeterEvent) -> Settlement | None:
@@ -348,14 +348,14 @@ class Reporter:
             return 0
         written = self._store.settle_meter_events(self._holder, done, now=self._clock.now_at())
         ours = [settlement for settlement in done if settlement.event.identifier in written]
+        delivered = [settlement.event for settlement in ours if settlement.state is ReportState.DELIVERED]
+        self.counts.delivered_events += len(delivered)
+        self.counts.delivered_quantity += sum(event.value for event in delivered)
         suspects = [settlement.event.identifier for settlement in done if settlement.halts]
         if suspects:
             self.look()
         for identifier in suspects:
             self._suspects.pop(identifier, None)
-        delivered = [settlement.event for settlement in ours if settlement.state is ReportState.DELIVERED]
-        self.counts.delivered_events += len(delivered)
-        self.counts.delivered_quantity += sum(event.value for event in delivered)
         return sum(settlement.state is not ReportState.PENDING for settlement in ours)
 
     def _oldest_at(self) -> int:

@@ -74,7 +74,11 @@ class ReportStore(Protocol):
 
     def meter_events(
         self, account_id: str | None = None, *, state: ReportState | None = None, limit: int = 100
-    ) -> list[MeterEvent]: ...
+    ) -> list[MeterEvent]:
+        """The newest so many: of all accounts, and of what is open or parked, those made last first; else those of the
+        account used last first."""
+        ...
+
     def cell_book(self, event: MeterEvent) -> tuple[int, int]:
         """Of the other events in the event's customer, meter and minute: what of them was delivered, and how many may
         or may not have been (L7)."""

@@ -115,11 +115,10 @@ class ReportTables:
     ) -> list[MeterEvent]:
         with self._database.read() as connection:
             if account_id is None or state in (*_OPEN, *_PARKED):
-                queries = [_newest(account_id, state)]
-            else:
-                queries = [_newest_of(account_id, meter, state) for meter in _meters(connection, account_id)]
-            rows = [row for query in queries for row in connection.execute(query.limit(limit))]
-        return sorted((event_of(row) for row in rows), key=lambda e: (-e.created_at, e.identifier))[:limit]
+                return [event_of(row) for row in connection.execute(_newest(account_id, state).limit(limit))]
+            queries = [_newest_of(account_id, meter, state) for meter in _meters(connection, account_id)]
+            found = [event_of(row) for query in queries for row in connection.execute(query.limit(limit))]
+        return sorted(found, key=lambda e: (e.bucket_start, e.sequence, e.meter), reverse=True)[:limit]
 
     def report_summary(self, account_id: str | None = None) -> ReportSummary:
         m, u = t.meter_events.c, t.usage.c

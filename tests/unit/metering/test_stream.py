@@ -136,6 +136,29 @@ def test_sessions_fail(town: Town, status: int) -> None:
     assert (town.wire.total, town.wire.asked[STREAM] > 0) == (town.used, True)
 
 
+class Fleeting(Scripted):
+    """Gives sessions that are over when they are used."""
+
+    def open_stream(self) -> Outcome | None:
+        return None
+
+    def send_meter_events(self, events: Sequence[MeterEvent], *, idempotency_key: str) -> Outcome:
+        return Outcome(OutcomeKind.THROTTLED, "expired", unsent=True)
+
+
+def test_sessions_that_end_at_once() -> None:
+    """Sessions that end again and again do not keep usage: it goes one by one (I5)."""
+    provider = Fleeting()
+    town = Town(provider=provider, rates=Rates(20, 40))
+    for n in range(BUYERS):
+        town.add_buyer(n, f"cus_{n}")
+    town.use_all(BUYERS)
+    town.sealer.step(hard=True)
+    town.drain()
+    assert len(provider.sent) == BUYERS
+    town.close()
+
+
 def test_being_taken_binds_nothing(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was taken for the stream again and again, and never sent, goes one by one when the key may not open it."""
     with monkeypatch.context() as patch:
