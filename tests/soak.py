@@ -1,5 +1,8 @@
 """`make soak MINUTES=n`: simulation on one core, kill -9 and power loss on the other, for as long as asked.
 
+Each world is judged by I1–I10, I15, I16 and I18, whatever of F29–F31 is switched on in tests/sim/swarm.py; each life
+that was killed by I1–I4 and I14. A failure is any violation of any of them.
+
 Tells its progress on stderr, appends a row to bench/reliability.csv, and ends with one JSON object on stdout.
 """
 

@@ -9,6 +9,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from concurrent.futures._base import DoneAndNotDoneFutures
 from typing import Any
 
 from greenlet import greenlet
@@ -131,12 +132,18 @@ class Lock:
         self._waiting: deque[Task] = deque()
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        until_ms = self._hub.now_ms + int(timeout * 1000) if timeout >= 0 else None
         while self._held:
-            if not blocking:
+            task = self._hub.running
+            if not blocking or (until_ms is not None and self._hub.now_ms >= until_ms):
                 return False
-            assert self._hub.running is not None
-            self._waiting.append(self._hub.running)
+            assert task is not None
+            self._waiting.append(task)
+            if until_ms is not None:
+                self._hub.wake(task, until_ms - self._hub.now_ms)
             self._hub.park()
+            if task in self._waiting:
+                self._waiting.remove(task)
         self._held = True
         return True
 
@@ -188,10 +195,17 @@ class Event:
         return self._set
 
 
-def wait(futures: Iterable[Future[Any]], *_: object, **__: object) -> None:
-    """Until all of an Executor's futures are done, whatever came of them."""
-    for future in futures:
-        future.exception()
+def wait(futures: Iterable[Future[Any]], timeout: float | None = None, **_: object) -> DoneAndNotDoneFutures[Any]:
+    """Until all of an Executor's futures are done, whatever came of them, or the time is over."""
+    waited_for = list(futures)
+    until_ms: int | None = None
+    for future in waited_for:
+        assert isinstance(future, HubFuture)
+        if timeout is not None and until_ms is None:
+            until_ms = future.hub.now_ms + int(timeout * 1000)
+        future.wait_until(until_ms)
+    done = {future for future in waited_for if future.done()}
+    return DoneAndNotDoneFutures(done, set(waited_for) - done)
 
 
 def locks_of_the_hub(hub: Hub) -> types.ModuleType:
@@ -202,25 +216,32 @@ def locks_of_the_hub(hub: Hub) -> types.ModuleType:
     return module
 
 
-class _Future(Future[Any]):
+class HubFuture(Future[Any]):
+    """What a task of an Executor will bring. Who waits for it waits in the hub's time."""
+
     def __init__(self, hub: Hub) -> None:
         super().__init__()
-        self._hub = hub
+        self.hub = hub
 
     def result(self, timeout: float | None = None) -> Any:
-        self._await()
+        self.wait_until(None if timeout is None else self.hub.now_ms + int(timeout * 1000))
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        self._await()
+        self.wait_until(None if timeout is None else self.hub.now_ms + int(timeout * 1000))
         return super().exception(0)
 
-    def _await(self) -> None:
-        while not self.done():
-            task = self._hub.running
+    def wait_until(self, until_ms: int | None) -> None:
+        """Until it is done, or the time has come."""
+        waiting = [True]  # who has given up is not to be woken from another sleep
+        while not self.done() and (until_ms is None or self.hub.now_ms < until_ms):
+            task = self.hub.running
             assert task is not None
-            self.add_done_callback(lambda _done, task=task: self._hub.wake(task))  # type: ignore[misc]
-            self._hub.park()
+            self.add_done_callback(lambda _done, task=task: self.hub.wake(task) if waiting[0] else None)  # type: ignore[misc]
+            if until_ms is not None:
+                self.hub.wake(task, until_ms - self.hub.now_ms)
+            self.hub.park()
+        waiting[0] = False
 
 
 class Executor:
@@ -230,10 +251,10 @@ class Executor:
         self._hub = hub
         self._owner = owner
         self._idle = threads
-        self._jobs: deque[tuple[_Future, Callable[[], Any]]] = deque()
+        self._jobs: deque[tuple[HubFuture, Callable[[], Any]]] = deque()
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = _Future(self._hub)
+        future = HubFuture(self._hub)
         self._jobs.append((future, lambda: work(*args, **kwargs)))
         if self._idle:
             self._idle -= 1

@@ -55,7 +55,7 @@ def migrate_subscribers(settings: Settings, provider: Provider, *, dry_run: bool
     elif not done.moved and not done.refused:
         OUT.print("Nobody has older prices.", style="dim")
     if done.refused:
-        said = f"{len(done.moved)} {'would move' if dry_run else 'move'}, {len(done.refused)} stay as they are:"
+        said = f"{'Would move' if dry_run else 'Moved'}: {len(done.moved)}. Not moved: {len(done.refused)}."
         OUT.print(said, style="bold", highlight=False)
         for one in done.refused:
             OUT.print(f"  {one['account']}: {one['reason']}", highlight=False, soft_wrap=True)

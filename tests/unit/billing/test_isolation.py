@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from farebox.billing.claim import Claimed
 from farebox.billing.inbox import refresh_account
 from farebox.billing.migration import Move, migrate
 from farebox.billing.sweep import SWEEP_ACCOUNTS_MAX, sweep
+from farebox.cli import migration as cli_migration
 from farebox.config import load_catalog
 from farebox.domain.accounts import Account
 from farebox.domain.balance import Verdict
@@ -402,6 +404,32 @@ def test_a_migration_passes_who_is_refused(tmp_path: Path, error: Callable[[str]
         assert [s.next_plan for s in shop.store.subscriptions(first)] == [""]
         again = list(migrate(shop.store, shop.provider, shop.clock, dearer, dry_run=False))
         assert [(move.account_id, move.refused) for move in again] == [(first, "")]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_who_stays_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    """`push --migrate` shows each move as it is done, names who stays and why, and says by its exit code that somebody
+    does."""
+    with open_shop(tmp_path) as shop:
+        claimed, dearer = older(shop, tmp_path)
+        first = min(one.account_id for one in claimed)
+        (left,) = (s.id for s in shop.store.subscriptions(first))
+
+        @contextmanager
+        def ledger(_path: object) -> Iterator[Any]:
+            yield shop.settings, shop.store, shop.clock, shop.entropy
+
+        with pytest.MonkeyPatch.context() as patch, refused(shop, "plan_subscription_change", left, ChangeRefused):
+            patch.setattr(cli_migration, "ledger", ledger)
+            newer: Any = SimpleNamespace(path=shop.settings.path, catalog=dearer)
+            capsys.readouterr()
+            done = cli_migration.migrate_subscribers(newer, shop.provider, dry_run=False, as_json=as_json)
+        shown = capsys.readouterr().out
+        assert (done.failed, len(done.moved), [one["account"] for one in done.refused]) == (True, 2, [first])
+        assert done.refused[0]["reason"] == "refused for this one"
+        assert ("Moved: 2. Not moved: 1." in shown and shown.count("moves to the newest payg") == 2) != as_json
+        again = cli_migration.Migrated()
+        assert not again.failed
 
 
 def test_a_migration_ends_when_stripe_is_away(tmp_path: Path) -> None:
