@@ -10,14 +10,13 @@ import pytest
 from tests.contract.test_store import of
 from tests.interleave.stage import Stage, Stages
 from tests.interleave.transactions import TRANSACTIONS, faults_of
-from tests.interleave.turns import Interleaver, Run, meets
+from tests.interleave.turns import WAITING, Interleaver, Run, meets
 from tests.postgres import Cluster
 
 from farebox.store.sql import SqlStore
 
 PAIRS: Final = list(product(TRANSACTIONS, TRANSACTIONS))
 ON_SQLITE: Final = list(product(("seal", "take_meter_events"), TRANSACTIONS))  # which look before they lock
-_WAITING: Final = "SELECT 1 FROM pg_locks WHERE NOT granted LIMIT 1"
 _OURS: Final = "?options=-c%20deadlock_timeout%3D20ms"  # two that wait for each other are told at once
 
 
@@ -61,7 +60,7 @@ class Ground:
 def postgres(cluster: Cluster) -> Iterator[Ground]:
     url = cluster.fresh()
     with psycopg.connect(url, autocommit=True) as monitor:
-        ground = Ground(url + _OURS, lambda: monitor.execute(_WAITING).fetchone() is not None)
+        ground = Ground(url + _OURS, lambda: monitor.execute(WAITING).fetchone() is not None)
         yield ground
         ground.close()
     cluster.drop(url)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from tests.contract.test_store import AT, DAY, HOUR, key
 from tests.interleave.stage import END, MIDDLE, NOW, Stage, bill, late_plan, plan
 
+from farebox.domain.accounts import Checkout
 from farebox.domain.audit import AuditEntry
 from farebox.domain.corrections import Adjustment, LateItem, LateItemState
 from farebox.domain.reports import (
@@ -154,6 +155,16 @@ def _claim(store: SqlStore, stage: Stage, side: str) -> bool:
     return store.claim(stage.id("cs"), made, at=NOW, replaceable_seconds=0)
 
 
+def _checkout(store: SqlStore, stage: Stage, side: str) -> bool:
+    """A purchase in one of two processes: its turn, the sessions that are open, its own session."""
+    lease = (stage.id("checkout"), side)
+    if store.take_lease(*lease, now=NOW, seconds=60) is None:
+        return False
+    for one in store.open_checkouts(stage.account_id):
+        store.set_checkout_status(one.session_id, "expired")
+    return store.add_checkout(Checkout(stage.id(f"sold_{side}"), stage.account_id, "payg", NOW), lease=lease)
+
+
 def _import(store: SqlStore, stage: Stage, side: str) -> bool:
     """False where what it was to cover has been sealed since it was looked at."""
     start = MIDDLE + 5 * HOUR
@@ -194,6 +205,7 @@ TRANSACTIONS: Final[dict[str, Transaction]] = {
     "hold_account": Transaction(_hold),
     "release_account": Transaction(_release),
     "claim": Transaction(_claim),
+    "add_checkout": Transaction(_checkout),
     "import_share": Transaction(_import),
     "renew_ledger": Transaction(_renew_ledger),
 }
@@ -279,6 +291,11 @@ def _of_accounts(connection: sa.Connection, stage: Stage, outcomes: dict[str, li
     keys = connection.execute(of_claims.where(k.account_id == stage.account_id, k.name.like("claimed%"))).scalar_one()
     if claims > 1 or keys != claims:
         found.append(f"{claims} claims taken, {keys} keys of them")
+    c = t.checkouts.c
+    of_sales = sa.select(sa.func.count()).select_from(t.checkouts).where(c.account_id == stage.account_id)
+    payable = connection.execute(of_sales.where(c.session_id.like("sold%"), c.status == "open")).scalar_one()
+    if payable > 1:
+        found.append(f"{payable} sessions can be paid")
     holds = [n for n in outcomes.get("hold_account", []) if n is not None]
     if len(holds) > 1:
         found.append("held twice at once")

@@ -18,7 +18,9 @@ from sqlalchemy import event
 from farebox.store.engine import Database
 from farebox.store.tables import metadata
 
-__all__ = ["Interleaver", "Run", "meets"]
+__all__ = ["WAITING", "Interleaver", "Run", "meets"]
+
+WAITING: Final = "SELECT 1 FROM pg_locks WHERE NOT granted LIMIT 1"
 
 TURN_SECONDS_MAX: Final = 20
 POLL_SECONDS: Final = 0.002
