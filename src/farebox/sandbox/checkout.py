@@ -8,6 +8,7 @@ from typing import Any, Final
 from farebox.sandbox.cart import apply_promotion_code, recurring_items, session_discounts, total_up
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
+from farebox.sandbox.currencies import chargeable
 from farebox.sandbox.customers import (
     Card,
     attach_card,
@@ -140,6 +141,13 @@ def _create(ctx: Context) -> StripeObject:
         "_subscription_data": p.get("subscription_data", {}),
     }
     total_up(ctx, session, session_discounts(ctx, session, p.get("discounts", [])))
+    if (
+        p["mode"] == "payment"
+        and session["amount_total"]
+        and not chargeable(session["amount_total"], session["currency"])
+    ):
+        message = "The Checkout Session's total amount due is less than the least amount that can be charged."
+        raise invalid(message, code="amount_too_small")
     return ctx.state.add(session)
 
 

@@ -41,7 +41,8 @@ def finalize(ctx: Context, invoice: StripeObject, *, collect: bool = True) -> No
     ending = show_balance(ctx, invoice)
     if ending != invoice["starting_balance"]:
         change = ending - invoice["starting_balance"]
-        move_balance(ctx, customer, change, "applied_to_invoice", currency=invoice["currency"], invoice=invoice["id"])
+        kind = "invoice_too_small" if ending > 0 else "applied_to_invoice"
+        move_balance(ctx, customer, change, kind, currency=invoice["currency"], invoice=invoice["id"])
     ctx.state.invoice_number += 1
     invoice.update(status="open", number=f"LOCAL-{ctx.state.invoice_number:04}", effective_at=ctx.now_at)
     invoice.update(automatically_finalizes_at=None, ending_balance=ending)
