@@ -187,8 +187,7 @@ def pay(
     if customer is None:
         found = {"email": session["customer_email"] or email} if session["customer_email"] or email else {}
         customer = create_customer(ctx, found)
-    if session["automatic_tax"]["enabled"] and (session["_saves_address"] or session["customer"] is None):
-        customer["address"] = dict(_ADDRESS)
+    _save_address(session, customer)
     method = attach_card(ctx, customer, card) if card is not None else None
     subscription = _subscribe(ctx, session, customer, items, asked, method)
     # Purely metered in flexible mode: there is no first invoice, so nothing is due today.
@@ -203,6 +202,12 @@ def pay(
     )
     ctx.emit("checkout.session.completed", session)
     return session
+
+
+def _save_address(session: StripeObject, customer: StripeObject) -> None:
+    """With tax the page asks for an address, and keeps it where it may."""
+    if session["automatic_tax"]["enabled"] and (session["_saves_address"] or session["customer"] is None):
+        customer["address"] = dict(_ADDRESS)
 
 
 def _subscribe(

@@ -81,7 +81,7 @@ def attempt_payment(ctx: Context, invoice: StripeObject, method: StripeObject | 
     if not invoice["amount_remaining"]:
         settle_invoice(ctx, invoice, None)
         return True
-    charged = charge(ctx, method or payment_method_of(ctx, invoice))
+    charged = charge(ctx, method or _payment_method_of(ctx, invoice))
     if charged.outcome == "succeeded":
         settle_invoice(ctx, invoice, charged)
         return True
@@ -105,7 +105,7 @@ def attempt_payment(ctx: Context, invoice: StripeObject, method: StripeObject | 
     return False
 
 
-def payment_method_of(ctx: Context, invoice: StripeObject) -> StripeObject | None:
+def _payment_method_of(ctx: Context, invoice: StripeObject) -> StripeObject | None:
     """What an invoice is charged to: its own method, else its subscription's, else the customer's default."""
     customer = ctx.state.objects["customer"][invoice["customer"]]
     return card_of(ctx, subscription_of(ctx, invoice), customer, invoice)
@@ -259,7 +259,7 @@ def _pay(ctx: Context) -> StripeObject:
     if ctx.params.get("paid_out_of_band") and invoice["status"] != "draft":
         settle_invoice(ctx, invoice, None)
         return invoice
-    method = payment_method_of(ctx, invoice)
+    method = _payment_method_of(ctx, invoice)
     if "payment_method" in ctx.params:
         customer = ctx.state.objects["customer"][invoice["customer"]]
         method = own_method(ctx, ctx.params["payment_method"], customer, "payment_method")
