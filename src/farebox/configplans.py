@@ -15,6 +15,8 @@ from farebox.domain.catalog import (
     Price,
     Tier,
     TieredPrice,
+    charge_step,
+    format_minor,
     minor_units,
 )
 
@@ -161,6 +163,9 @@ def _offer(name: str, plan: PlanTable, amounts: AmountsTable, currency: str, whe
         return _exact(amount, currency, f"{where}.{field}", faults) if amount is not None else None
 
     base, setup_fee, minimum = exact("base"), exact("setup_fee"), exact("minimum") or Decimal(0)
+    for field, amount in (("base", base), ("setup_fee", setup_fee), ("minimum", minimum)):
+        if amount is not None:
+            faults += _step_faults(amount, currency, f"{where}.{field}")
     if minimum != int(minimum):
         faults.append(f"{where}.minimum: {amounts.minimum!r} is no whole number of the currency's smallest unit")
     if amounts.base is not None and len(amounts.prices) == _ITEMS_MAX:
@@ -239,6 +244,16 @@ def _tier(tier: _Tier, currency: str, where: str, faults: list[str]) -> Tier:
         unit_amount=_exact(unit if unit is not None else "0", currency, f"{where}.unit_amount", faults),
         flat_amount=_exact(flat, currency, f"{where}.flat_amount", faults) if flat is not None else None,
     )
+
+
+def _step_faults(amount: Decimal, currency: str, where: str) -> list[str]:
+    """A fixed amount that Stripe could not charge as it is: a fraction of a crown, or a third decimal."""
+    step = charge_step(currency)
+    if step == 1 or amount % step == 0:
+        return []
+    low = int(amount // step) * step
+    near = " or ".join(format_minor(each, currency) for each in (low, low + step))
+    return [f"{where}: {format_minor(amount, currency)} cannot be charged at Stripe; write {near}"]
 
 
 def _exact(amount: str, currency: str, where: str, faults: list[str]) -> Decimal:

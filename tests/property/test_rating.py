@@ -124,7 +124,7 @@ def test_a_plan_comes_to_what_the_local_stripe_bills(
             base is not None
         )
         assert [found[item["price"]] for item in items] == wanted
-        assert (invoice["status"], invoice["amount_paid"]) == ("paid", total_of(lines))
+        assert (invoice["status"], invoice["total"]) == ("paid", total_of(lines))
 
 
 def stripes_prices(

@@ -153,6 +153,22 @@ def test_mistakes(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert named(tmp_path, said, detail), detail
 
 
+@pytest.mark.parametrize(
+    ("currency", "field", "amount", "said"),
+    [
+        ("kwd", "base", "1.2345", "1.2345 KWD cannot be charged at Stripe; write 1.230 KWD or 1.240 KWD"),
+        ("kwd", "setup_fee", "1.234", "1.234 KWD cannot be charged at Stripe; write 1.230 KWD or 1.240 KWD"),
+        ("isk", "base", "10.50", "10.50 ISK cannot be charged at Stripe; write 10.00 ISK or 11.00 ISK"),
+        ("ugx", "minimum", "0.5", "0.50 UGX cannot be charged at Stripe; write 0.00 UGX or 1.00 UGX"),
+    ],
+)
+def test_amounts_that_stripe_cannot_charge(tmp_path: Path, currency: str, field: str, amount: str, said: str) -> None:
+    """A fixed amount finer than Stripe charges is named, with the two next to it; prices of usage may be finer."""
+    text = SCALE.replace('base = "29.00"', f'{field} = "{amount}"').replace('"usd"', f'"{currency}"')
+    assert f"plans.scale.{field}: {said}" in refusal(tmp_path, text)
+    catalog(tmp_path, SCALE.replace('"usd"', f'"{currency}"'))
+
+
 def test_a_price_without_any_kind(tmp_path: Path) -> None:
     """A price that says nothing of what it costs is told what it may say."""
     text = SCALE.replace('package = { size = 1000, unit_amount = "0.02", round = "up" }', "")

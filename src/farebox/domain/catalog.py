@@ -27,6 +27,7 @@ __all__ = [
     "Sold",
     "Tier",
     "TieredPrice",
+    "charge_step",
     "currency_decimals",
     "format_minor",
     "minor_units",
@@ -49,9 +50,10 @@ CURRENCIES: Final = frozenset(_CODES.split())
 """The currencies of ISO 4217, and a few that were among them not long ago. Which of them an account may bill in, only
 Stripe knows."""
 _ZERO_DECIMAL: Final = frozenset(
-    ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf"]
+    ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"]
 )
 _THREE_DECIMAL: Final = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
+_WHOLE_ONLY: Final = frozenset(["isk", "ugx"])  # two decimals at Stripe, which charges no fraction of the major unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,13 @@ def currency_decimals(currency: str) -> int:
     if currency in _ZERO_DECIMAL:
         return 0
     return 3 if currency in _THREE_DECIMAL else 2
+
+
+def charge_step(currency: str) -> int:
+    """Stripe charges only multiples of so many minor units: 1 for most, 10 with three decimals, 100 of ISK and UGX."""
+    if currency in _WHOLE_ONLY:
+        return 100
+    return 10 if currency in _THREE_DECIMAL else 1
 
 
 def minor_units(amount: str, currency: str) -> Decimal:

@@ -8,7 +8,14 @@ from farebox.sandbox.customers import live_customer
 from farebox.sandbox.params import integer, metadata, required, text
 from farebox.sandbox.state import StripeObject
 
-__all__ = ["ROUTES", "move_balance"]
+__all__ = ["ROUTES", "balance_of", "move_balance"]
+
+
+def balance_of(customer: StripeObject, currency: str) -> int:
+    """What the customer has in a currency: a debt, or a negative credit."""
+    if customer["currency"] in (None, currency):
+        return int(customer["balance"])
+    return int(customer.get("_balances", {}).get(currency, 0))
 
 
 def move_balance(
@@ -24,9 +31,11 @@ def move_balance(
     metadata: dict[str, str] | None = None,
 ) -> StripeObject:
     """Add to the balance: a negative amount is the customer's credit."""
-    before = customer["balance"]
-    customer["balance"] += amount
-    customer["currency"] = customer["currency"] or currency
+    before, after = customer["balance"], balance_of(customer, currency) + amount
+    if customer["currency"] in (None, currency):
+        customer.update(balance=after, currency=currency)
+    else:
+        customer.setdefault("_balances", {})[currency] = after
     transaction: StripeObject = {
         "id": ctx.new_id("cbtxn_"),
         "object": "customer_balance_transaction",
@@ -37,7 +46,7 @@ def move_balance(
         "currency": currency,
         "customer": customer["id"],
         "description": description,
-        "ending_balance": customer["balance"],
+        "ending_balance": after,
         "invoice": invoice,
         "livemode": False,
         "metadata": merged_metadata({}, metadata),

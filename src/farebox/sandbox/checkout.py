@@ -8,6 +8,7 @@ from typing import Any, Final
 from farebox.sandbox.cart import apply_promotion_code, recurring_items, session_discounts, total_up
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
+from farebox.sandbox.currencies import chargeable
 from farebox.sandbox.customers import (
     Card,
     attach_card,
@@ -140,6 +141,13 @@ def _create(ctx: Context) -> StripeObject:
         "_subscription_data": p.get("subscription_data", {}),
     }
     total_up(ctx, session, session_discounts(ctx, session, p.get("discounts", [])))
+    if (
+        p["mode"] == "payment"
+        and session["amount_total"]
+        and not chargeable(session["amount_total"], session["currency"])
+    ):
+        message = "The Checkout Session's total amount due is less than the least amount that can be charged."
+        raise invalid(message, code="amount_too_small")
     return ctx.state.add(session)
 
 
@@ -179,8 +187,7 @@ def pay(
     if customer is None:
         found = {"email": session["customer_email"] or email} if session["customer_email"] or email else {}
         customer = create_customer(ctx, found)
-    if session["automatic_tax"]["enabled"] and (session["_saves_address"] or session["customer"] is None):
-        customer["address"] = dict(_ADDRESS)
+    _save_address(session, customer)
     method = attach_card(ctx, customer, card) if card is not None else None
     subscription = _subscribe(ctx, session, customer, items, asked, method)
     # Purely metered in flexible mode: there is no first invoice, so nothing is due today.
@@ -195,6 +202,12 @@ def pay(
     )
     ctx.emit("checkout.session.completed", session)
     return session
+
+
+def _save_address(session: StripeObject, customer: StripeObject) -> None:
+    """With tax the page asks for an address, and keeps it where it may."""
+    if session["automatic_tax"]["enabled"] and (session["_saves_address"] or session["customer"] is None):
+        customer["address"] = dict(_ADDRESS)
 
 
 def _subscribe(

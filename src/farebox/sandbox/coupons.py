@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
+from farebox.sandbox.currencies import check_step
 from farebox.sandbox.customers import live_customer
 from farebox.sandbox.decimals import plain
 from farebox.sandbox.errors import invalid, missing_object
@@ -53,6 +54,7 @@ def _check_coupon(ctx: Context, p: dict[str, Any]) -> None:
         raise invalid("Pass exactly one of percent_off and amount_off.", param="percent_off")
     if "percent_off" in p and not 0 < p["percent_off"] <= 100:
         raise invalid("percent_off must be more than 0 and at most 100.", param="percent_off")
+    check_step(p.get("amount_off"), p.get("currency", "").lower(), "amount_off")
     if "amount_off" in p and "currency" not in p:
         raise invalid(
             "Missing required param: currency. amount_off needs it.", param="currency", code="parameter_missing"

@@ -1,7 +1,9 @@
 """The invoice as an object: what it is planned to bill, counted into lines, discounts, credits and totals."""
 
+from farebox.sandbox.balances import balance_of
 from farebox.sandbox.core import Context
 from farebox.sandbox.credits import Applied, applicable_credits
+from farebox.sandbox.currencies import chargeable
 from farebox.sandbox.discounts import discount_lines, discounts_of
 from farebox.sandbox.invoiceitems import claim_items
 from farebox.sandbox.lines import Plan, lines_of
@@ -158,12 +160,13 @@ def _discounted(invoice: StripeObject, lines: list[StripeObject]) -> list[Stripe
 
 
 def show_balance(ctx: Context, invoice: StripeObject) -> int:
-    """What the customer's balance leaves due. Returns the balance that it would leave behind."""
-    balance = ctx.state.objects["customer"][invoice["customer"]]["balance"]
-    rest = invoice["total"] + balance
-    due = max(rest, 0)
+    """What the customer's balance leaves due, as far as it can be charged. Returns the balance that it would leave."""
+    currency = invoice["currency"]
+    balance = balance_of(ctx.state.objects["customer"][invoice["customer"]], currency)
+    rest = int(invoice["total"]) + balance
+    due = chargeable(max(rest, 0), currency)
     invoice.update(starting_balance=balance, amount_due=due, amount_remaining=due)
-    return int(min(rest, 0))
+    return rest - due
 
 
 def subscription_of(ctx: Context, invoice: StripeObject) -> StripeObject | None:

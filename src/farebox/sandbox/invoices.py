@@ -41,7 +41,8 @@ def finalize(ctx: Context, invoice: StripeObject, *, collect: bool = True) -> No
     ending = show_balance(ctx, invoice)
     if ending != invoice["starting_balance"]:
         change = ending - invoice["starting_balance"]
-        move_balance(ctx, customer, change, "applied_to_invoice", currency=invoice["currency"], invoice=invoice["id"])
+        kind = "invoice_too_small" if ending > 0 else "applied_to_invoice"
+        move_balance(ctx, customer, change, kind, currency=invoice["currency"], invoice=invoice["id"])
     ctx.state.invoice_number += 1
     invoice.update(status="open", number=f"LOCAL-{ctx.state.invoice_number:04}", effective_at=ctx.now_at)
     invoice.update(automatically_finalizes_at=None, ending_balance=ending)
@@ -80,7 +81,7 @@ def attempt_payment(ctx: Context, invoice: StripeObject, method: StripeObject | 
     if not invoice["amount_remaining"]:
         settle_invoice(ctx, invoice, None)
         return True
-    charged = charge(ctx, method or payment_method_of(ctx, invoice))
+    charged = charge(ctx, method or _payment_method_of(ctx, invoice))
     if charged.outcome == "succeeded":
         settle_invoice(ctx, invoice, charged)
         return True
@@ -104,7 +105,7 @@ def attempt_payment(ctx: Context, invoice: StripeObject, method: StripeObject | 
     return False
 
 
-def payment_method_of(ctx: Context, invoice: StripeObject) -> StripeObject | None:
+def _payment_method_of(ctx: Context, invoice: StripeObject) -> StripeObject | None:
     """What an invoice is charged to: its own method, else its subscription's, else the customer's default."""
     customer = ctx.state.objects["customer"][invoice["customer"]]
     return card_of(ctx, subscription_of(ctx, invoice), customer, invoice)
@@ -258,7 +259,7 @@ def _pay(ctx: Context) -> StripeObject:
     if ctx.params.get("paid_out_of_band") and invoice["status"] != "draft":
         settle_invoice(ctx, invoice, None)
         return invoice
-    method = payment_method_of(ctx, invoice)
+    method = _payment_method_of(ctx, invoice)
     if "payment_method" in ctx.params:
         customer = ctx.state.objects["customer"][invoice["customer"]]
         method = own_method(ctx, ctx.params["payment_method"], customer, "payment_method")

@@ -5,10 +5,11 @@ as long as the invoice is a draft.
 """
 
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 from farebox.sandbox.core import Context
-from farebox.sandbox.decimals import EXACT, plain
+from farebox.sandbox.currencies import amount_text
+from farebox.sandbox.decimals import plain
 from farebox.sandbox.meters import aggregate
 from farebox.sandbox.pricing import Charge, charges
 from farebox.sandbox.state import StripeObject
@@ -26,7 +27,6 @@ __all__ = [
 ]
 
 Plan = dict[str, Any]
-_ZERO_DECIMAL: Final = "bif clp djf gnf jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf"  # as Stripe lists them
 
 
 def is_metered(item: StripeObject) -> bool:
@@ -217,7 +217,5 @@ def _described(product: StripeObject, price: StripeObject, charge: Charge, *, tr
 
 def money(minor: Decimal, currency: str) -> str:
     """An amount for people: $0.036, 1.00 EUR, 500 JPY."""
-    exact = plain(minor if currency in _ZERO_DECIMAL else EXACT.scaleb(minor, -2))
-    whole, _, part = exact.partition(".")
-    digits = whole + (f".{part}" if part else "") if currency in _ZERO_DECIMAL else f"{whole}.{part:0<2}"
+    digits = amount_text(minor, currency)
     return f"${digits}" if currency == "usd" else f"{digits} {currency.upper()}"

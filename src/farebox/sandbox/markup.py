@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from markupsafe import Markup, escape
 
-from farebox.sandbox.decimals import EXACT, encode, plain
+from farebox.sandbox.currencies import amount_text
+from farebox.sandbox.decimals import encode
 from farebox.sandbox.periods import moment
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.v2 import moment_of
@@ -19,9 +20,6 @@ _TIMES: Final = ("created", "updated", "start", "end", "timestamp", "billing_cyc
 _TIME_ENDS: Final = ("_at", "_end", "_start", "_date", "_attempt", "_time")
 _TIME_MIN: Final = 1_000_000_000
 _TIME_MAX: Final = 100_000_000_000
-_NO_MINOR: Final = frozenset(
-    {"bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf"}
-)
 _HEADINGS: Final = {
     "billing.meter": "Meters",
     "billing_portal.configuration": "Portal configurations",
@@ -67,10 +65,7 @@ def made_at(thing: StripeObject, by: str = "created") -> int:
 
 def amount(minor: int | Decimal, currency: str) -> str:
     """A number of minor units in major ones, without the currency."""
-    if currency.lower() in _NO_MINOR:
-        return plain(Decimal(minor))
-    whole, _, part = plain(EXACT.scaleb(Decimal(minor), -2)).partition(".")
-    return f"{whole}.{part:0<2}"
+    return amount_text(minor, currency)
 
 
 def money(minor: int | Decimal, currency: str) -> str:

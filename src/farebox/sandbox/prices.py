@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from farebox.sandbox.catalog import create_product, merged_metadata, update
 from farebox.sandbox.core import Context, Route, page
+from farebox.sandbox.currencies import check_step
 from farebox.sandbox.errors import invalid, wrong_state
 from farebox.sandbox.params import Field, array, boolean, decimal, enum, integer, metadata, obj, required, text
 from farebox.sandbox.state import StripeObject
@@ -53,6 +54,8 @@ def _create_price(ctx: Context) -> StripeObject:
     tiers = _tiers(p) if p.get("billing_scheme") == "tiered" else None
     amount = _amount(p) if tiers is None else None
     recurring = _recurring(ctx, p.get("recurring"))
+    if recurring is None or recurring["usage_type"] == "licensed":  # usage is rounded on its invoice
+        check_step(amount, p["currency"].lower(), "unit_amount" if "unit_amount" in p else "unit_amount_decimal")
     product = _product(ctx)
     key = p.get("lookup_key")
     if key is not None:

@@ -15,6 +15,7 @@ from farebox.domain.catalog import (
     Plan,
     Price,
     Route,
+    charge_step,
     currency_decimals,
     format_minor,
     minor_units,
@@ -22,11 +23,20 @@ from farebox.domain.catalog import (
 
 
 @pytest.mark.parametrize(
-    ("currency", "decimals"), [("usd", 2), ("eur", 2), ("jpy", 0), ("krw", 0), ("kwd", 3), ("jod", 3)]
+    ("currency", "decimals"),
+    [("usd", 2), ("eur", 2), ("jpy", 0), ("krw", 0), ("kwd", 3), ("jod", 3), ("ugx", 2), ("isk", 2)],
 )
 def test_decimals_of_a_currency(currency: str, decimals: int) -> None:
     """Most currencies have hundredths; some have none and some thousandths, as Stripe counts them."""
     assert currency_decimals(currency) == decimals
+
+
+@pytest.mark.parametrize(
+    ("currency", "step"), [("usd", 1), ("jpy", 1), ("huf", 1), ("isk", 100), ("ugx", 100), ("kwd", 10), ("tnd", 10)]
+)
+def test_what_stripe_charges_in(currency: str, step: int) -> None:
+    """Crowns and shillings are charged whole, and the third decimal of a currency not at all."""
+    assert charge_step(currency) == step
 
 
 @pytest.mark.parametrize(
@@ -40,6 +50,7 @@ def test_decimals_of_a_currency(currency: str, decimals: int) -> None:
         ("250", "jpy", "250", "250 JPY"),
         ("0.5", "jpy", "0.5", "0.5 JPY"),
         ("1.234", "kwd", "1234", "1.234 KWD"),
+        ("50", "ugx", "5000", "50.00 UGX"),
         ("19.90", "eur", "1990", "19.90 EUR"),
         ("1e-3", "usd", "0.1", "0.001 USD"),
     ],

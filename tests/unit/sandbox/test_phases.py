@@ -46,6 +46,20 @@ def test_the_next_phase_begins_when_the_trial_ends(seller: Seller) -> None:
     assert seller.subscription(subscription["id"])["schedule"] is None
 
 
+def test_a_fee_that_was_planned_in_a_trial_is_the_first_to_be_billed(seller: Seller) -> None:
+    """At the trial's end the next phase's licensed items are billed, and those of the trial are not."""
+    fee = seats(seller)
+    subscription = trialing(seller, fee, line_items=[{"price": fee, "quantity": 1}])
+    product = seller.post("/v1/products", name="Large")["id"]
+    monthly = {"recurring": {"interval": "month"}, "currency": "usd"}
+    large = seller.post("/v1/prices", product=product, unit_amount=2_500, **monthly)["id"]
+    planned(seller, subscription, {"price": large})
+    seller.move(7 * DAY + HOUR)
+    first = seller.invoices(subscription)[-1]
+    assert [amount for _, amount in lines(first)] == [2_500]
+    assert (first["status"], first["amount_paid"]) == ("paid", 2_500)
+
+
 def test_a_subscription_hands_all_of_itself_to_its_schedule(seller: Seller) -> None:
     """The first phase has the subscription's payment method, discounts, thresholds, tax and trial."""
     half = seller.post("/v1/coupons", percent_off=50, duration="forever")["id"]

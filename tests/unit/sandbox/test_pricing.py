@@ -268,7 +268,10 @@ def test_invoice_lines(seller: Seller, price: dict[str, Any], used: str, lines: 
     (invoice,) = seller.invoices(subscription)
     found = [(line["description"], line["quantity"], line["amount"]) for line in invoice["lines"]["data"]]
     assert found == lines
-    assert invoice["amount_paid"] == invoice["total"] == sum(amount for _, _, amount in lines)
+    assert invoice["total"] == sum(amount for _, _, amount in lines)
+    assert invoice["amount_paid"] == (
+        invoice["total"] if invoice["total"] >= 50 else 0
+    )  # less than $0.50 is carried on
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
