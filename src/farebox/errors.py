@@ -52,6 +52,7 @@ __all__ = [
     "ClaimUnpaid",
     "ConfigError",
     "CredentialsConflict",
+    "CustomerGone",
     "CustomerMissing",
     "FactsStale",
     "FareboxError",
@@ -404,3 +405,8 @@ class ProviderForbidden(ProviderError):
 class ProviderRejected(ProviderError):
     code = "provider_rejected"
     title = "The payment provider refused the request"
+
+
+class CustomerGone(ProviderRejected):
+    code = "customer_gone"
+    title = "The payment provider does not know this customer any more"

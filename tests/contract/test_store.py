@@ -22,7 +22,7 @@ from farebox.domain.audit import AuditEntry
 from farebox.domain.catalog import Price
 from farebox.domain.corrections import Adjustment
 from farebox.domain.inbox import InboxEvent
-from farebox.domain.invoices import PeriodBill
+from farebox.domain.invoices import MeterBill, PeriodBill
 from farebox.domain.keys import ApiKey
 from farebox.domain.reports import MeterEvent, Outcome, OutcomeKind, ReportState, Transport, Unsealed, freeze, seal
 from farebox.domain.usage import Batch, Increment, Period, UsageLine
@@ -896,7 +896,57 @@ def test_periods_are_kept_when_they_are_over(store: Store) -> None:
     assert (first.start, first.end, second.end) == (AT, AT + 30 * DAY, AT + 60 * DAY)
     assert first.items[0].price == Price("calls", Decimal(AT % 7))
     assert store.periods(account.id, since=first.end) == [second]
-    assert store.unfinished_periods(ended_by=AT + 31 * DAY, limit=9) == [first]
+    assert store.periods_to_look_at(now=AT + 31 * DAY, limit=9) == [first]
+
+
+def test_periods_are_looked_at_in_the_order_of_their_times(store: Store) -> None:
+    """I16: a page holds those that are due, the longest due first; a look put off is no longer in the way."""
+    for number in range(5):
+        account = buyer(store, number)
+        end = AT + DAY + number
+        subscription = replace(
+            SUBSCRIPTION,
+            id=f"sub_{number}",
+            customer_id=f"cus_{number}",
+            items=(replace(ITEM, period=Period(AT, end)),),
+        )
+        store.put_subscriptions(account.id, (subscription,), fence=store.take_fence(account.id), at=AT)
+    due = AT + DAY + 2 * HOUR
+    assert store.periods_to_look_at(now=due - 1, limit=9) == []
+    assert [p.end - AT - DAY for p in store.periods_to_look_at(now=due + 3, limit=9)] == [0, 1, 2, 3]
+    first, second = store.periods_to_look_at(now=due + 9, limit=2)
+    assert store.take_look(first, now=due + 9, until=due + 100)
+    assert not store.take_look(first, now=due + 9, until=due + 50), "somebody else has it"
+    store.look_again(second, None)
+    assert [p.end - AT - DAY for p in store.periods_to_look_at(now=due + 100, limit=9)] == [2, 3, 4, 0]
+
+
+def test_a_second_invoice_is_kept(store: Store) -> None:
+    """I15: the bill of a closed period follows its invoices; that of an open one is not touched."""
+    account = buyer(store)
+    store.put_subscriptions(account.id, (SUBSCRIPTION,), fence=store.take_fence(account.id), at=AT)
+    (period,) = store.periods(account.id)
+    more = PeriodBill("in_2", AT + 40 * DAY, {"calls": MeterBill(7, 11, 11)})
+    assert not store.update_bill(period, more)
+    store.close_period(period, PeriodBill(None, AT + 31 * DAY, {}, AT + 35 * DAY), plan=None, now=AT + 31 * DAY)
+    assert store.periods_to_look_at(now=AT + 35 * DAY, limit=9) == store.periods(account.id)
+    store.look_again(period, None)  # read before it was closed: whoever closed it knows when to look
+    assert store.periods_to_look_at(now=AT + 35 * DAY, limit=9) == store.periods(account.id)
+    assert store.update_bill(period, more)
+    assert not store.update_bill(period, more)
+    kept = store.bill(period)
+    assert kept is not None
+    assert (kept.invoice_id, kept.finalized_at, kept.meters) == ("in_2", AT + 31 * DAY, more.meters)
+
+
+def test_the_providers_own_times_are_kept(store: Store) -> None:
+    """I6: when a subscription ended or will end, and its trial's end, are read as they were applied."""
+    account = buyer(store)
+    told = replace(SUBSCRIPTION, status="canceled", ended_at=AT + DAY, cancel_at=AT + 2 * DAY, trial_end=AT + 3 * DAY)
+    store.put_subscriptions(account.id, (told,), fence=store.take_fence(account.id), at=AT + DAY + 5)
+    assert store.subscriptions(account.id) == (replace(told, status_since_at=AT + DAY + 5),)
+    (period,) = store.periods(account.id)
+    assert (period.trial, period.end) == (True, AT + DAY + 5)
 
 
 def test_nothing_is_sealed_in_a_period_whose_invoice_is_final(store: Store) -> None:
@@ -905,9 +955,9 @@ def test_nothing_is_sealed_in_a_period_whose_invoice_is_final(store: Store) -> N
     for start in (AT, AT + 30 * DAY):
         subscription = replace(SUBSCRIPTION, items=(replace(ITEM, period=Period(start, start + 30 * DAY)),))
         store.put_subscriptions(account.id, (subscription,), fence=store.take_fence(account.id), at=start)
-    (first,) = store.unfinished_periods(ended_by=AT + 31 * DAY, limit=9)
+    (first,) = store.periods_to_look_at(now=AT + 31 * DAY, limit=9)
     store.close_period(first, PeriodBill("in_1", AT + 31 * DAY), plan=None, now=AT + 31 * DAY)
-    assert store.unfinished_periods(ended_by=AT + 31 * DAY, limit=9) == []
+    assert store.periods_to_look_at(now=AT + 31 * DAY, limit=9) == []
     late, fresh = used(3), used(4, bucket_start=AT + 30 * DAY, used_at=AT + 30 * DAY + 5)
     assert [event.value for event in sealed(store, late, fresh, now=AT + 31 * DAY)] == [4]
     assert store.report_summary().unsealed_quantity == 3

@@ -1,11 +1,13 @@
 """`farebox doctor`: what is wrong between the configuration, the ledger and Stripe, and what to do about each."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from farebox.billing.catalog import plan_push
-from farebox.domain.balance import LATE_OPEN_SECONDS_MAX
+from farebox.domain.accounts import double_subscriptions
+from farebox.domain.balance import LATE_DRAFT_SECONDS_MAX
 from farebox.domain.catalog import Catalog
 from farebox.domain.corrections import LateItemState
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
@@ -14,8 +16,17 @@ from farebox.domain.reports import ReportState
 from farebox.errors import FareboxError, ProviderError, ProviderForbidden
 from farebox.ports import Clock, Provider, SpoolSummary, Store
 
-__all__ = ["LATE_SETTLED_SECONDS", "OPEN_EVENT_SECONDS_MAX", "Finding", "diagnose"]
+__all__ = [
+    "ACCOUNTS_PAGE_MAX",
+    "DOUBLES_SHOWN_MAX",
+    "LATE_SETTLED_SECONDS",
+    "OPEN_EVENT_SECONDS_MAX",
+    "Finding",
+    "diagnose",
+]
 
+ACCOUNTS_PAGE_MAX: Final = 500  # read from the ledger at once
+DOUBLES_SHOWN_MAX: Final = 5
 OPEN_EVENT_SECONDS_MAX: Final = 1_800  # unreported usage older than this is worth an alarm
 LATE_SETTLED_SECONDS: Final = 40 * 86_400  # late items that ended badly are told for so long
 _FORBIDDEN: Final = "Use a valid key; a restricted one needs the permissions listed in docs/how-to/go-live.md."
@@ -53,6 +64,7 @@ def diagnose(
     yield from _guarded("reports", lambda: _reports(store, clock))
     yield from _guarded("late items", lambda: _late_items(store, clock))
     yield from _guarded("inbox", lambda: _inbox(store))
+    yield from _guarded("subscriptions", lambda: _subscriptions(store, catalog))
     if spool is not None:
         yield _spool(spool, clock)
 
@@ -219,7 +231,7 @@ def _late_items(store: Store, clock: Clock) -> Iterator[Finding]:
     on_the_way = (LateItemState.NEW, LateItemState.DRAFT)
     for group in store.late_item_summary(settled_since=now - LATE_SETTLED_SECONDS):
         age = max(now - group.since_at, 0)
-        if group.state not in _LATE_WORDS or (group.state in on_the_way and age <= LATE_OPEN_SECONDS_MAX):
+        if group.state not in _LATE_WORDS or (group.state in on_the_way and age <= LATE_DRAFT_SECONDS_MAX):
             continue
         status = "fail" if group.state is LateItemState.REFUSED else "warn"
         detail = f"{group.count} late invoice items are {_LATE_WORDS[group.state]}, the oldest for {age // 86_400} days"
@@ -228,6 +240,30 @@ def _late_items(store: Store, clock: Clock) -> Iterator[Finding]:
 
 def _inbox(store: Store) -> Iterator[Finding]:
     yield Finding("inbox", "ok", f"{store.inbox_waiting()} webhook events waiting")
+
+
+def _subscriptions(store: Store, catalog: Catalog) -> Iterator[Finding]:
+    """Who is billed twice for one call, and who for what the file does not sell."""
+    twice: list[str] = []
+    unsold: Counter[str] = Counter()
+    count, after = 0, ""
+    while page := store.billing_subscriptions(after=after, limit=ACCOUNTS_PAGE_MAX):
+        for account_id, subscriptions in page.items():
+            count += len(subscriptions)
+            unsold.update({item.meter for s in subscriptions for item in s.items} - catalog.meters.keys())
+            if double_subscriptions(subscriptions):
+                twice.append(account_id)
+            after = account_id
+    if twice:
+        shown = ", ".join(twice[:DOUBLES_SHOWN_MAX]) + (", …" if len(twice) > DOUBLES_SHOWN_MAX else "")
+        detail = f"{len(twice)} accounts have subscriptions that bill one meter at once: {shown}"
+        yield Finding("subscriptions", "fail", detail, "Each call is billed twice: end one of them at Stripe.")
+    for meter, accounts in sorted(unsold.items()):
+        detail = f"subscribers have prices for meter {meter}, which is not in the file (accounts: {accounts})"
+        advice = f"Keep [meters.{meter}] under its name until nobody has such a price: usage of another name has none."
+        yield Finding("subscriptions", "warn", detail, advice)
+    if not twice and not unsold:
+        yield Finding("subscriptions", "ok", f"{count} that are billed, each meter by one of them")
 
 
 def _spool(spool: SpoolSummary, clock: Clock) -> Finding:

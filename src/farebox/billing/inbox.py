@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from farebox.billing.fetching import fetch_subscriptions
 from farebox.billing.late import LateBiller
 from farebox.billing.late_refusals import refuse_late
 from farebox.domain.accounts import Account, Subscription
@@ -117,7 +118,7 @@ class InboxWorker:
             return self._store.finish_inbox(work, at=self._clock.now_at())
         if work.account_fence is None:
             return False  # the account came to be after the work was taken: take it again, with its fence
-        fetched = self._provider.subscriptions(str(work.customer_id))
+        fetched = fetch_subscriptions(self._store, self._provider, account)
         now = self._clock.now_at()
         finished = self._store.finish_inbox(work, at=now, account_id=account.id, subscriptions=fetched)
         if finished:
@@ -152,7 +153,7 @@ def refresh_account(store: Store, provider: Provider, clock: Clock, account: Acc
     if account.customer_id is None:
         return ()
     fence = store.take_fence(account.id)
-    fetched = provider.subscriptions(account.customer_id)
+    fetched = fetch_subscriptions(store, provider, account)
     if store.put_subscriptions(account.id, fetched, fence=fence, at=clock.now_at()):
         return fetched
     return store.subscriptions(account.id)  # somebody who asked later was faster, and knows more

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from farebox.domain.accounts import Account, Subscription, SubscriptionItem, current_subscription
+from farebox.domain.accounts import (
+    TERMINAL_STATUSES,
+    Account,
+    Subscription,
+    SubscriptionItem,
+    current_subscription,
+)
 from farebox.domain.catalog import AnyPrice, Price
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.rating import amount_of, line_amount, part_of
@@ -89,7 +95,8 @@ def usage_report(store: Store, clock: Clock, account: Account, grace_seconds: in
     )
     base = _base([*before, current], period.end) if current is not None else 0
     fixed = base + sum(cost.amount for part in earlier for cost in part.meters)
-    minimum = max((item.minimum for item in items), default=0) if not earlier else 0
+    over = not runs and subscription.status in TERMINAL_STATUSES  # nothing more is owed
+    minimum = 0 if earlier or over else max((item.minimum for item in items), default=0)
     currency = subscription.items[0].currency if subscription.items else ""
     return UsageReport(
         subscription,

@@ -11,9 +11,8 @@ from typing import Final
 
 import structlog
 
-from farebox.billing.closing import FINAL_AFTER_SECONDS
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Subscription
-from farebox.domain.balance import LATE_OPEN_SECONDS_MAX
+from farebox.domain.balance import LATE_DRAFT_SECONDS_MAX
 from farebox.domain.catalog import Catalog
 from farebox.domain.corrections import (
     NEVER_AT,
@@ -23,6 +22,7 @@ from farebox.domain.corrections import (
     late_description,
     minimum_description,
 )
+from farebox.domain.periods import FINAL_AFTER_SECONDS
 from farebox.errors import ProviderError, ProviderFailed, ProviderRejected
 from farebox.ports import BillingTerms, Clock, Provider, Store
 
@@ -255,7 +255,7 @@ class _Pass:
             return min(min(coming, default=now + LATE_LOOK_SECONDS), now + LATE_PENDING_SECONDS_MAX)
         if item.state is LateItemState.DRAFT and age < FINAL_AFTER_SECONDS:
             return now + FINAL_AFTER_SECONDS
-        return now + (LATE_LOOK_SECONDS if age < LATE_OPEN_SECONDS_MAX else LATE_BACKOFF_SECONDS_MAX)
+        return now + (LATE_LOOK_SECONDS if age < LATE_DRAFT_SECONDS_MAX else LATE_BACKOFF_SECONDS_MAX)
 
     @property
     def _customer_id(self) -> str:

@@ -4,7 +4,7 @@ Facts come from Stripe, refetched (L17).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final
 
@@ -12,6 +12,7 @@ from farebox.domain.catalog import AnyPrice
 from farebox.domain.usage import Period
 
 __all__ = [
+    "BILLING_STATUSES",
     "TERMINAL_STATUSES",
     "Account",
     "Checkout",
@@ -19,6 +20,7 @@ __all__ = [
     "SubscriptionItem",
     "boundaries_of",
     "current_subscription",
+    "double_subscriptions",
     "entitlement_end",
     "is_entitled",
     "with_status_times",
@@ -26,6 +28,7 @@ __all__ = [
 
 TERMINAL_STATUSES: Final = frozenset({"canceled", "incomplete_expired"})
 _ALLOWED: Final = frozenset({"active", "trialing", "past_due"})
+BILLING_STATUSES: Final = _ALLOWED | {"unpaid"}  # Stripe makes invoices of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class SubscriptionItem:
     """One metered price of a subscription, for the part of its current period in which it has been there.
 
     `minimum`: the least that base and usage of a whole period come to, in minor units; each item of a plan has it.
+    `interval_start`: when the running interval began, as Stripe shows it; later items begin after it. 0: not known.
     """
 
     id: str
@@ -52,6 +56,7 @@ class SubscriptionItem:
     currency: str
     period: Period
     minimum: int = 0
+    interval_start: int = field(default=0, compare=False)
 
     @property
     def meter(self) -> str:
@@ -63,7 +68,8 @@ class Subscription:
     """A subscription as Stripe last described it.
 
     `status` is Stripe's own word; `status_since_at` is when we first saw it. `base`: the fee for each interval, exact,
-    in minor units. `next_plan`: what it changes to at its period's end.
+    in minor units. `next_plan`: what it changes to at its period's end. `ended_at`, `cancel_at` and `trial_end` are
+    Stripe's own times: when it ended, when it will end, and when its trial ends or ended.
     """
 
     id: str
@@ -77,6 +83,9 @@ class Subscription:
     status_since_at: int = 0
     base: Decimal | None = None
     next_plan: str = ""
+    ended_at: int | None = None
+    cancel_at: int | None = None
+    trial_end: int | None = None
 
     @property
     def period(self) -> Period | None:
@@ -109,6 +118,8 @@ def entitlement_end(subscription: Subscription, grace_seconds: int) -> int | Non
     """When the subscription ends to give access by itself, with nothing more heard of it; None: never."""
     period = subscription.period
     ends = [period.end] if subscription.cancel_at_period_end and period is not None else []
+    if subscription.cancel_at is not None:
+        ends.append(subscription.cancel_at)
     if subscription.status == "past_due":
         ends.append(subscription.status_since_at + grace_seconds)
     return min(ends, default=None)
@@ -121,6 +132,16 @@ def current_subscription(subscriptions: Iterable[Subscription], now: int, grace_
         key=lambda s: (is_entitled(s, now, grace_seconds), s.status not in TERMINAL_STATUSES, s.created_at, s.id),
         default=None,
     )
+
+
+def double_subscriptions(subscriptions: Iterable[Subscription]) -> dict[str, tuple[str, ...]]:
+    """Meters that more than one living subscription bills, with the subscriptions' ids: each call is billed twice."""
+    by_meter: dict[str, set[str]] = {}
+    for subscription in subscriptions:
+        if subscription.status in BILLING_STATUSES:
+            for item in subscription.items:
+                by_meter.setdefault(item.meter, set()).add(subscription.id)
+    return {meter: tuple(sorted(ids)) for meter, ids in sorted(by_meter.items()) if len(ids) > 1}
 
 
 def boundaries_of(subscriptions: Iterable[Subscription]) -> tuple[int, ...]:

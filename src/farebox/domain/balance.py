@@ -3,27 +3,35 @@
 Pure: from figures to a verdict with its reasons.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final
 
 from farebox.domain.corrections import NEVER_AT, LateItemGroup, LateItemState
 from farebox.domain.invoices import MeterBill
+from farebox.domain.periods import FINAL_AFTER_SECONDS
 
 __all__ = [
+    "DRAFT_SECONDS_MAX",
     "LAG_SECONDS_MAX",
-    "LATE_OPEN_SECONDS_MAX",
+    "LATE_DRAFT_SECONDS_MAX",
+    "LATE_ITEM_SECONDS_MAX",
     "LATE_UNCOLLECTED_SECONDS_MAX",
     "OPEN_SECONDS_MAX",
     "Balance",
     "Reason",
+    "Unbilled",
     "Verdict",
     "judge",
+    "merged",
 ]
 
 LAG_SECONDS_MAX: Final = 3_600
 OPEN_SECONDS_MAX: Final = 1_800
-LATE_OPEN_SECONDS_MAX: Final = 3 * 86_400
+DRAFT_SECONDS_MAX: Final = 4 * 86_400
+LATE_ITEM_SECONDS_MAX: Final = 86_400
+LATE_DRAFT_SECONDS_MAX: Final = 3 * 86_400
 LATE_UNCOLLECTED_SECONDS_MAX: Final = 30 * 86_400
 
 
@@ -72,6 +80,37 @@ class Balance:
         return sum(group.quantity for group in self.late_items if group.state.is_unbilled)
 
 
+def merged(balances: Iterable[Balance]) -> Balance:
+    """Several meters' balances as one, where they are counted under one name at Stripe."""
+    found = list(balances)
+
+    def earliest(*times: int | None) -> int | None:
+        return min((time for time in times if time is not None), default=None)
+
+    values: dict[str, int] = {
+        field.name: sum(getattr(balance, field.name) for balance in found)
+        for field in fields(Balance)
+        if field.name not in ("late_items", "oldest_waiting_at", "foreign_name")
+    }
+    return Balance(
+        **values,
+        late_items=tuple(group for balance in found for group in balance.late_items),
+        oldest_waiting_at=earliest(*(balance.oldest_waiting_at for balance in found)),
+        foreign_name=any(balance.foreign_name for balance in found),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Unbilled:
+    """What a period that is over owes while no final invoice closes it. `due_at`: since when an invoice could be
+    there. `ended`: no further one comes by itself. `draft_id`: an invoice that may bill it and is not final."""
+
+    quantity: int
+    due_at: int
+    ended: bool
+    draft_id: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """`code` is stable; `quantity` units, or minor units for `amount`."""
@@ -82,11 +121,20 @@ class Reason:
 
 
 def judge(
-    balance: Balance, *, stripe: int | None, bill: MeterBill | None, now: int, bills_late: bool
+    balance: Balance,
+    *,
+    stripe: int | None,
+    bill: MeterBill | None,
+    now: int,
+    bills_late: bool,
+    unbilled: Unbilled | None = None,
 ) -> tuple[Verdict, tuple[Reason, ...]]:
-    """The verdict and every reason for it. `stripe` is what its meters show, `bill` what the final invoice has."""
+    """The verdict and every reason for it. `stripe` is what its meters show, `bill` what the final invoice has;
+    without one `unbilled` is what a period that is over still owes."""
     found = _of_invoice(balance, bill, bills_late) if bill is not None else _of_meters(balance, stripe, now)
     found += [judged for group in balance.late_items for judged in _of_late_items(group, now)]
+    if bill is None and unbilled is not None and (unbilled.ended or now - unbilled.due_at >= FINAL_AFTER_SECONDS):
+        found.append(_of_unbilled(unbilled, now))
     if balance.unsealed < 0:
         more = Reason("conservation", -balance.unsealed, "meter events hold more than was used")
         found.append((Verdict.DIFFERS, more))
@@ -96,6 +144,21 @@ def judge(
 
 
 _Found = list[tuple[Verdict, Reason]]
+
+
+def _of_unbilled(unbilled: Unbilled, now: int) -> tuple[Verdict, Reason]:
+    """The period is over, and no final invoice bills it: that may be on its way for a while, and no longer."""
+    comes = unbilled.draft_id is not None or not unbilled.ended
+    age = now - unbilled.due_at
+    verdict = Verdict.WAITING if age < (DRAFT_SECONDS_MAX if comes else FINAL_AFTER_SECONDS) else Verdict.DIFFERS
+    what = "used" if unbilled.quantity else "the minimum of a period that is over"
+    where = f"; {unbilled.draft_id} is a draft" if unbilled.draft_id is not None else ""
+    return verdict, Reason("unbilled", unbilled.quantity, f"{what}, on no final invoice for {_span(age)}{where}")
+
+
+def _span(seconds: int) -> str:
+    hours = seconds // 3_600
+    return f"{hours // 24} days" if hours >= 48 else f"{hours} hours" if hours >= 2 else f"{seconds // 60} minutes"
 
 
 def _of_invoice(balance: Balance, bill: MeterBill, bills_late: bool) -> _Found:
@@ -126,10 +189,10 @@ _LATE_REASONS: Final = {
 }
 # How long a state is on its way; at once a difference where there is no time.
 _LATE_SECONDS_MAX: Final = {
-    LateItemState.NEW: LATE_OPEN_SECONDS_MAX,
-    LateItemState.MOVING: LATE_OPEN_SECONDS_MAX,
+    LateItemState.NEW: LATE_ITEM_SECONDS_MAX,
+    LateItemState.MOVING: LATE_ITEM_SECONDS_MAX,
     LateItemState.PENDING: NEVER_AT,  # until the subscription's next invoice, in a year perhaps
-    LateItemState.DRAFT: LATE_OPEN_SECONDS_MAX,
+    LateItemState.DRAFT: LATE_DRAFT_SECONDS_MAX,
     LateItemState.OPEN: LATE_UNCOLLECTED_SECONDS_MAX,
 }
 
@@ -141,8 +204,7 @@ def _of_late_items(group: LateItemGroup, now: int) -> _Found:
     code, text = _LATE_REASONS[group.state]
     age = max(now - group.since_at, 0)
     verdict = Verdict.WAITING if age <= _LATE_SECONDS_MAX.get(group.state, -1) else Verdict.DIFFERS
-    days = f", for {age // 86_400} days" if age >= 2 * 86_400 else f", for {age // 3_600} hours"
-    return [(verdict, Reason(code, group.quantity, text + days))]
+    return [(verdict, Reason(code, group.quantity, f"{text}, for {_span(age)}"))]
 
 
 def _of_meters(balance: Balance, stripe: int | None, now: int) -> _Found:

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from farebox.domain.periods import BillingPeriod
+from farebox.domain.accounts import TERMINAL_STATUSES, Subscription
+from farebox.domain.periods import FINAL_AFTER_SECONDS, BillingPeriod
 from farebox.domain.rating import amount_of
 
-__all__ = ["BilledInvoice", "BilledLine", "MeterBill", "PeriodBill", "bill_of"]
+__all__ = ["BilledInvoice", "BilledLine", "MeterBill", "PeriodBill", "bill_of", "draft_of", "has_ended"]
 
 _FINAL: Final = frozenset({"open", "paid", "uncollectible", "void"})
 
@@ -50,25 +51,77 @@ class MeterBill:
 
 @dataclass(frozen=True, slots=True)
 class PeriodBill:
-    """What was billed of a period by meter, and the invoice that closed it."""
+    """What was billed of a period by meter, and the invoice that closed it; None: no invoice bills any of it.
 
-    invoice_id: str
+    `next_look_at`: when to look whether there are more invoices after all; None: a webhook would tell.
+    """
+
+    invoice_id: str | None
     finalized_at: int
     meters: dict[str, MeterBill] = field(default_factory=dict)
+    next_look_at: int | None = None
 
 
-def bill_of(period: BillingPeriod, invoices: Iterable[BilledInvoice], *, ended: bool) -> PeriodBill | None:
-    """What the final invoices billed of the period, or None while none of them closes it.
+def has_ended(subscription: Subscription | None) -> bool:
+    """Whether no further invoice of it will come by itself. None: the provider does not list it any more."""
+    return subscription is None or subscription.status in TERMINAL_STATUSES
 
-    Closing is the one whose lines reach the period's end, or any with lines of it once the subscription has `ended`
-    (cancelled in mid-period). A renewal invoice without a line of ours billed nothing.
+
+def draft_of(period: BillingPeriod, invoices: Iterable[BilledInvoice]) -> BilledInvoice | None:
+    """An invoice that is not final and may bill some of the period: one with lines of it, or one that ends in it and
+    does not only hold what somebody added by hand."""
+    for invoice in invoices:
+        if invoice.subscription_id == period.subscription_id and not invoice.is_final:
+            by_hand = bool(invoice.lines) and all(line.item_id is None for line in invoice.lines)
+            ends_inside = period.start < invoice.period_end <= period.end and not by_hand
+            if ends_inside or _lines_by_item(invoice, period):
+                return invoice
+    return None
+
+
+def bill_of(
+    period: BillingPeriod, invoices: Iterable[BilledInvoice], *, subscription: Subscription | None, now: int
+) -> PeriodBill | None:
+    """What the final invoices billed of the period, or None while nothing closes it.
+
+    While a draft may bill some of it, nothing does. Else the invoice that was made final after the period's end and
+    whose lines, or whose own period, reach that end. Once the subscription has ended, its own end is enough, and two
+    hours after the period's end no invoice is needed: none will come. A renewal invoice without a line of ours billed
+    nothing.
     """
-    ours = [i for i in invoices if i.subscription_id == period.subscription_id and i.is_final]
+    found = list(invoices)
+    if draft_of(period, found) is not None:
+        return None
+    ours = [i for i in found if i.subscription_id == period.subscription_id and i.is_final]
+    ended = has_ended(subscription)
+    end = period.end
+    if ended and subscription is not None and subscription.ended_at is not None:
+        end = min(end, subscription.ended_at)
+    closing = max(
+        (i for i in ours if (i.finalized_at or 0) >= end and _reaches(i, period, end)),
+        key=lambda i: i.finalized_at or 0,
+        default=None,
+    )
+    totals = _totals(period, ours)
+    if closing is not None:
+        return PeriodBill(closing.id, closing.finalized_at or 0, totals)
+    if ended and now >= period.end + FINAL_AFTER_SECONDS:
+        billing = [i.id for i in ours if _lines_by_item(i, period)]
+        return PeriodBill(billing[0] if billing else None, now, totals)  # newest first
+    return None
+
+
+def _reaches(invoice: BilledInvoice, period: BillingPeriod, end: int) -> bool:
+    """Whether the invoice bills the period up to its end."""
+    lines = [line for lines in _lines_by_item(invoice, period).values() for line in lines]
+    ours = {item.id for item in period.items}
+    return invoice.period_end == period.end or any(line.end >= end for line in lines if line.item_id in ours)
+
+
+def _totals(period: BillingPeriod, invoices: Iterable[BilledInvoice]) -> dict[str, MeterBill]:
     meters = {item.id: item for item in period.items}
     totals = {item.meter: MeterBill(0, 0, 0) for item in period.items}
-    closing: BilledInvoice | None = None
-    for invoice in ours:
-        closes = invoice.period_end == period.end
+    for invoice in invoices:
         for item_id, lines in _lines_by_item(invoice, period).items():
             item = meters.get(item_id)
             if item is None:
@@ -79,12 +132,7 @@ def bill_of(period: BillingPeriod, invoices: Iterable[BilledInvoice], *, ended: 
                 before.amount + sum(line.amount for line in lines),
                 before.expected_amount + amount_of(item.price, quantity),
             )
-            closes = closes or ended or any(line.end >= period.end for line in lines)
-        if closes and (closing is None or (invoice.finalized_at or 0) > (closing.finalized_at or 0)):
-            closing = invoice
-    if closing is None:
-        return None
-    return PeriodBill(closing.id, closing.finalized_at or 0, totals)
+    return totals
 
 
 def _lines_by_item(invoice: BilledInvoice, period: BillingPeriod) -> dict[str, list[BilledLine]]:

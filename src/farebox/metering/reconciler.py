@@ -8,13 +8,14 @@ from typing import Final
 
 import structlog
 
-from farebox.domain.accounts import Account
+from farebox.domain.accounts import Account, Subscription, double_subscriptions
 from farebox.domain.balance import Balance, Reason, Verdict, judge
 from farebox.domain.catalog import Catalog
-from farebox.domain.invoices import MeterBill, PeriodBill, bill_of
+from farebox.domain.invoices import MeterBill, bill_of, draft_of, has_ended
 from farebox.domain.periods import BillingPeriod
 from farebox.domain.reports import CELL_SECONDS
 from farebox.errors import ProviderRejected
+from farebox.metering.comparing import EventNames, MeterGroup, PeriodState
 from farebox.ports import Clock, Provider, Store
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "READS_MAX",
     "RECONCILED_SECONDS",
     "RENEWAL_SECONDS",
+    "UNBILLED_SECONDS",
     "Comparison",
     "Reconciler",
     "Reconciliation",
@@ -31,6 +33,7 @@ READS_MAX: Final = 2_000
 PAGE_ACCOUNTS_MAX: Final = 100
 RECONCILED_SECONDS: Final = 40 * 86_400
 RENEWAL_SECONDS: Final = 86_400
+UNBILLED_SECONDS: Final = 90 * 86_400
 
 _log = structlog.get_logger("farebox.reconciler")
 
@@ -126,51 +129,55 @@ class Reconciler:
         if account.customer_id is None:
             return []
         now = self._clock.now_at()
+        subscriptions = self._store.subscriptions(account.id)
+        names = EventNames(self._catalog, self._store, account.id)
         compared = []
-        for period in self._store.periods(account.id, since=since):
-            bill = self._store.bill(period)
-            if bill is None and period.end <= now:
-                bill = self._ask_invoices(period, run)
-            for meter, balance in self._store.balances(period, now=now).items():
-                compared.append(self._compare(account.customer_id, period, meter, balance, bill, meters, run))
+        for period in self._store.periods(account.id, since=min(since, now - UNBILLED_SECONDS)):
+            if period.end <= since and period.finalized_at is not None:
+                continue  # older ones only while nothing has closed them
+            over = self._state_of(period, subscriptions, now, run)
+            for group in names.groups(period, self._store.balances(period, now=now)):
+                compared.append(self._compare(account.customer_id, period, group, over, meters, run))
         compared += self._orphans(account, since)
-        return self._noted(account.id, compared, now)
+        return self._noted(account.id, [_doubled(c, subscriptions, now) for c in compared], now)
 
     def _compare(
         self,
         customer_id: str,
         period: BillingPeriod,
-        meter: str,
-        balance: Balance,
-        bill: PeriodBill | None,
+        group: MeterGroup,
+        over: PeriodState,
         meters: dict[str, str],
         run: Reconciliation,
     ) -> Comparison:
+        meter, balance, bill = group.meter, group.balance, over.bill
+        item = period.item_of(meter)
+        if item is not None and period.start < item.period.start < period.end:
+            period = replace(period, start=item.period.start)  # it came in mid-period
         start = period.start - period.start % CELL_SECONDS
         end = period.end + -period.end % CELL_SECONDS
-        known = self._catalog.meters.get(meter)
-        meter_id = meters.get(known.event_name if known is not None else meter)
-        neighbours = self._store.neighbours(period, meter)
-        stripe: int | None = None
-        reasons: tuple[Reason, ...] = ()
-        if meter_id is not None:
-            run.reads += 1
-            try:
-                stripe = self._provider.summary(meter_id, customer_id, start, end) - neighbours
-            except ProviderRejected as error:
-                reasons = (Reason("unreadable", 0, error.internal or error.detail),)
+        neighbours = sum(self._store.neighbours(period, name) for name in group.meters)
+        stripe, reasons = self._summary(meters.get(group.event_name), customer_id, start, end, run)
+        if stripe is not None:
+            stripe -= neighbours
         of_meter = None
-        if bill is not None:  # what has no price in the plan is on no invoice, and costs nothing
-            of_meter = bill.meters.get(meter, MeterBill(balance.ledger - balance.late, 0, 0))
+        if bill is not None:  # what has no price in the plan, or lies in a trial, is on no invoice and costs nothing
+            nothing = MeterBill(balance.ledger - balance.late, 0, 0)
+            of_meter = nothing if period.trial else bill.meters.get(meter, nothing)
         verdict, why = judge(
-            balance, stripe=stripe, bill=of_meter, now=self._clock.now_at(), bills_late=self._bills_late
+            balance,
+            stripe=stripe,
+            bill=of_meter,
+            now=self._clock.now_at(),
+            bills_late=self._bills_late,
+            unbilled=over.unbilled(period, meter, balance.ledger),
         )
         return Comparison(
             account_id=period.account_id,
             customer_id=customer_id,
             meter=meter,
             subscription_id=period.subscription_id,
-            period_start=period.start,
+            period_start=over.period.start,
             period_end=period.end,
             balance=balance,
             verdict=Verdict.DIFFERS if reasons else verdict,
@@ -183,15 +190,36 @@ class Reconciler:
             bill=of_meter,
         )
 
-    def _ask_invoices(self, period: BillingPeriod, run: Reconciliation) -> PeriodBill | None:
-        """What a final invoice says that the ledger has not taken note of yet."""
+    def _summary(
+        self, meter_id: str | None, customer_id: str, start: int, end: int, run: Reconciliation
+    ) -> tuple[int | None, tuple[Reason, ...]]:
+        """What Stripe counted, or why it cannot be told."""
+        if meter_id is None:
+            return None, ()
+        run.reads += 1
+        try:
+            return self._provider.summary(meter_id, customer_id, start, end), ()
+        except ProviderRejected as error:
+            return None, (Reason("unreadable", 0, error.internal or error.detail),)
+
+    def _state_of(
+        self, period: BillingPeriod, subscriptions: tuple[Subscription, ...], now: int, run: Reconciliation
+    ) -> PeriodState:
+        """What final invoices bill, also where the ledger has not taken note of it yet, and what they may still."""
+        bill = self._store.bill(period)
+        if bill is not None or period.end > now:
+            return PeriodState(period, bill, over=False)
         run.reads += 1
         try:
             invoices = self._provider.billed_invoices(period.subscription_id, since=period.start)
         except ProviderRejected as error:
             _log.warning("invoices_unreadable", account=period.account_id, reason=str(error))
-            return None
-        return bill_of(period, invoices, ended=False)
+            invoices = []
+        subscription = next((s for s in subscriptions if s.id == period.subscription_id), None)
+        bill = bill_of(period, invoices, subscription=subscription, now=now)
+        if bill is not None and bill.invoice_id is None:
+            bill = None  # nothing bills it, and the ledger has not taken note of that yet
+        return PeriodState(period, bill, True, has_ended(subscription), draft_of(period, invoices))
 
     def _orphans(self, account: Account, since: int) -> list[Comparison]:
         """Usage in no known period: of no subscription, or after a period's end whose renewal is not known yet."""
@@ -242,6 +270,16 @@ class Reconciler:
                 )
             noted.append(_with_since(one, since.get(key(one))))
         return noted
+
+
+def _doubled(one: Comparison, subscriptions: tuple[Subscription, ...], now: int) -> Comparison:
+    """With the reason why each unit of the running period is billed more than once, where it is."""
+    ids = double_subscriptions(subscriptions).get(one.meter, ())
+    if one.subscription_id not in ids or one.period_end is None or one.period_end <= now:
+        return one
+    text = f"subscriptions bill this meter at once, each call on each of them: {', '.join(ids)}"
+    reason = Reason("double_subscription", len(ids), text)
+    return replace(one, verdict=Verdict.DIFFERS, reasons=(*one.reasons, reason))
 
 
 def _with_since(one: Comparison, since_at: int | None) -> Comparison:

@@ -193,7 +193,8 @@ class Provider(Protocol):
         ...
 
     def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
-        """All of the customer's subscriptions that Farebox sells, whatever their status. `status_since_at` is 0."""
+        """All of the customer's subscriptions that Farebox sells, whatever their status. `status_since_at` is 0.
+        CustomerGone when the customer was deleted."""
         ...
 
     def preview_invoice(self, subscription_id: str) -> Invoice:

@@ -41,8 +41,21 @@ class ReconcilingStore(Protocol):
         after `after`, or of one account; in the order of accounts and time. Empty: there are no more."""
         ...
 
-    def unfinished_periods(self, *, ended_by: int, limit: int, after: str = "") -> list[BillingPeriod]:
-        """Periods over by then whose invoice is not known to be final, of accounts after `after`, in their order."""
+    def periods_to_look_at(self, *, now: int, limit: int) -> list[BillingPeriod]:
+        """Periods whose invoices are due to be looked for, the longest due first. One is first due two hours after its
+        end, unless it was closed by then."""
+        ...
+
+    def take_look(self, period: BillingPeriod, *, now: int, until: int | None) -> bool:
+        """Put the look that is due off until then (None: for ever). False when somebody else has taken it."""
+        ...
+
+    def look_again(self, period: BillingPeriod, at: int | None) -> None:
+        """Look for the period's invoices then; None: never again. Nothing when it was closed since it was read."""
+        ...
+
+    def update_bill(self, period: BillingPeriod, bill: PeriodBill) -> bool:
+        """Keep what the final invoices bill of a closed period by now. False when it is what was known."""
         ...
 
     def balances(self, period: BillingPeriod, *, now: int) -> dict[str, Balance]:
@@ -56,6 +69,10 @@ class ReconcilingStore(Protocol):
 
     def orphans(self, account_id: str, *, since: int) -> dict[str, int]:
         """Usage by meter since then that no known period holds."""
+        ...
+
+    def event_names(self, account_id: str) -> dict[str, str]:
+        """By meter the name under which its meter events were sealed, of those that have any."""
         ...
 
     def note_differences(

@@ -5,7 +5,7 @@ from typing import Any, Final
 import stripe
 
 from farebox.domain.accounts import Account, Subscription
-from farebox.errors import NotFound, ProviderFailed, ProviderRejected
+from farebox.errors import CustomerGone, NotFound, ProviderFailed, ProviderRejected
 from farebox.ports import CheckoutSession, Invoice, Offer
 from farebox.provider import translate
 from farebox.provider.calls import StripeCalls, all_of, asking
@@ -96,7 +96,12 @@ class BuyerCalls(StripeCalls):
     def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
         params = {"customer": customer_id, "status": "all", "limit": 100}
         with asking("subscriptions"):
-            found = list(all_of(self._api.subscriptions.list(params=params)))
+            try:
+                found = list(all_of(self._api.subscriptions.list(params=params)))
+            except stripe.InvalidRequestError as error:
+                if error.code == "resource_missing" and error.param == "customer":
+                    raise CustomerGone(internal=str(error.user_message or error)) from error
+                raise
             for one in found:
                 if one["items"].get("has_more"):  # Stripe shows the first few of a list within another
                     listed = self._api.subscription_items.list(params={"subscription": one["id"], "limit": 100})

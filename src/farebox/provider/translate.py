@@ -144,6 +144,9 @@ def subscription_of(found: dict[str, Any]) -> Subscription | None:
         collection_paused=found["pause_collection"] is not None,
         base=_base(entries),
         next_plan=metadata.get(NEXT_PLAN, "") if found.get("schedule") else "",
+        ended_at=found.get("ended_at"),
+        cancel_at=cancel_at,
+        trial_end=found.get("trial_end"),
     )
 
 
@@ -158,6 +161,7 @@ def _item(found: dict[str, Any]) -> SubscriptionItem:
         currency=price["currency"],
         period=Period(start, found["current_period_end"]),
         minimum=minimum_of(price["metadata"]),
+        interval_start=found["current_period_start"],
     )
 
 

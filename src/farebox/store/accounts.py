@@ -10,14 +10,17 @@ from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine import Connection, Row
 
 from farebox.domain.access import Facts, Standing
 from farebox.domain.accounts import (
+    BILLING_STATUSES,
     TERMINAL_STATUSES,
     Account,
     Checkout,
     Subscription,
+    double_subscriptions,
     with_status_times,
 )
 from farebox.domain.audit import AuditEntry
@@ -32,6 +35,7 @@ from farebox.store.usage import key_was_used
 
 __all__ = ["AccountTables", "Applied", "apply_subscriptions", "subscriptions_of"]
 
+_log = structlog.get_logger("farebox.accounts")
 _ACCOUNT = (
     t.accounts.c.id,
     t.accounts.c.created_at,
@@ -97,6 +101,19 @@ class AccountTables:
     def subscriptions(self, account_id: str) -> tuple[Subscription, ...]:
         with self._database.read() as connection:
             return subscriptions_of(connection, account_id)
+
+    def billing_subscriptions(self, *, after: str = "", limit: int) -> dict[str, list[Subscription]]:
+        s = t.subscriptions.c
+        bills = s.status.in_(sorted(BILLING_STATUSES)) & (s.account_id > after)
+        page = sa.select(s.account_id).distinct().where(bills).order_by(s.account_id).limit(limit)
+        found: dict[str, list[Subscription]] = {}
+        with self._database.read() as connection:
+            ids = list(connection.execute(page).scalars())
+            if ids:
+                query = sa.select(t.subscriptions).where(bills, s.account_id <= ids[-1]).order_by(s.account_id, s.id)
+                for row in connection.execute(query):
+                    found.setdefault(row.account_id, []).append(_subscription(row))
+        return found
 
     def take_fence(self, account_id: str) -> int:
         with self._database.write() as connection:
@@ -270,9 +287,11 @@ def apply_subscriptions(
     ended = {s.id: s for s in old if s.status in TERMINAL_STATUSES}
     kept = [s for s in ended.values() if s.id not in {f.id for f in fetched}]
     new = with_status_times(old, [*(ended.get(s.id, s) for s in fetched), *kept], at)
-    record_periods(connection, account_id, new)
+    new = record_periods(connection, account_id, new)
     if new == old:
         return Applied.UNCHANGED
+    for meter, ids in double_subscriptions(new).items():
+        _log.error("double_subscription", account=account_id, meter=meter, subscriptions=ids)
     connection.execute(sa.delete(t.subscriptions).where(t.subscriptions.c.account_id == account_id))
     if new:
         connection.execute(sa.insert(t.subscriptions), [{**_columns(s), "account_id": account_id} for s in new])
@@ -294,6 +313,9 @@ def _columns(subscription: Subscription) -> dict[str, Any]:
         "items": items_text(subscription.items),
         "base": None if subscription.base is None else str(subscription.base),
         "next_plan": subscription.next_plan,
+        "ended_at": subscription.ended_at,
+        "cancel_at": subscription.cancel_at,
+        "trial_end": subscription.trial_end,
     }
 
 
@@ -310,4 +332,7 @@ def _subscription(row: Row[Any]) -> Subscription:
         status_since_at=row.status_since_at,
         base=None if row.base is None else Decimal(row.base),
         next_plan=row.next_plan,
+        ended_at=row.ended_at,
+        cancel_at=row.cancel_at,
+        trial_end=row.trial_end,
     )

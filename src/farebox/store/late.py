@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,7 +16,8 @@ from farebox.domain.reports import MeterEvent, ReportState, Unsealed
 from farebox.store import tables as t
 from farebox.store.corrections import lock_account, next_event
 from farebox.store.engine import Database, rerun
-from farebox.store.periods import read_period
+from farebox.store.periods import bill_text, read_period
+from farebox.store.periods import is_period as _is
 from farebox.store.reconciling import balances_of, unsealed_buckets
 
 __all__ = ["LateTables"]
@@ -37,13 +38,17 @@ class LateTables:
 
     @rerun
     def close_period(self, period: BillingPeriod, bill: PeriodBill, *, plan: _Plan | None, now: int) -> list[LateItem]:
-        text = json.dumps({m: [b.quantity, b.amount, b.expected_amount] for m, b in bill.meters.items()})
         with self._database.write() as connection:
             lock_account(connection, period.account_id)
             connection.execute(
                 sa.update(t.periods)
                 .where(_is(period), t.periods.c.finalized_at.is_(None))
-                .values(invoice_id=bill.invoice_id, finalized_at=bill.finalized_at, billed=text)
+                .values(
+                    invoice_id=bill.invoice_id,
+                    finalized_at=bill.finalized_at,
+                    billed=bill_text(bill),
+                    next_look_at=bill.next_look_at,
+                )
             )
             late = _bill_late(connection, period, plan, now) if plan is not None else []
             return late + _fill_up(connection, period, now)
@@ -67,13 +72,6 @@ class LateTables:
             return [read_period(row) for row in connection.execute(query)]
 
 
-def _is(period: BillingPeriod) -> Any:
-    p = t.periods.c
-    return (
-        (p.account_id == period.account_id) & (p.subscription_id == period.subscription_id) & (p.start == period.start)
-    )
-
-
 def _bill(connection: Connection, period: BillingPeriod) -> PeriodBill | None:
     p = t.periods.c
     row = connection.execute(
@@ -95,7 +93,7 @@ def _bill_late(connection: Connection, period: BillingPeriod, plan: _Plan, now: 
         billed = of_meter.quantity
         missing = balance.ledger - billed - balance.late
         # An invoice that our prices do not explain may count in other units: that is for a person to look at.
-        if item is not None and missing > 0 and of_meter.amount == of_meter.expected_amount:
+        if item is not None and not period.trial and missing > 0 and of_meter.amount == of_meter.expected_amount:
             before = billed + balance.late
             amount = late_amount(before, missing, item.price)
             late = LateItem(
@@ -107,7 +105,7 @@ def _bill_late(connection: Connection, period: BillingPeriod, plan: _Plan, now: 
                 quantity=missing,
                 amount=amount,
                 currency=item.currency,
-                reason=f"not on {bill.invoice_id}",
+                reason=f"not on {bill.invoice_id or 'any invoice'}",
                 created_at=now,
                 subscription_id=period.subscription_id,
                 state=LateItemState.NEW if amount else LateItemState.FREE,
@@ -145,7 +143,7 @@ def _fill_up(connection: Connection, period: BillingPeriod, now: int) -> list[La
         quantity=0,
         amount=amount,
         currency=period.items[0].currency,
-        reason=f"minimum, {bill.invoice_id}",
+        reason=f"minimum, {bill.invoice_id or 'no invoice'}",
         created_at=now,
         subscription_id=period.subscription_id,
         state_since_at=now,

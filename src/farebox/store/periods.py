@@ -13,13 +13,30 @@ from sqlalchemy.engine import Connection, Row
 
 from farebox.domain.accounts import Subscription, SubscriptionItem
 from farebox.domain.catalog import AnyPrice, PackagePrice, Price, Tier, TieredPrice
-from farebox.domain.periods import BillingPeriod, periods_of
+from farebox.domain.invoices import PeriodBill
+from farebox.domain.periods import (
+    FINAL_AFTER_SECONDS,
+    SAME_START_SECONDS,
+    BillingPeriod,
+    periods_of,
+    with_known_starts,
+)
 from farebox.domain.simulation import UsedPeriod
 from farebox.domain.usage import BUCKET_SECONDS, Period
 from farebox.store import tables as t
-from farebox.store.engine import Database, upsert
+from farebox.store.corrections import lock_account
+from farebox.store.engine import Database, rerun, upsert
 
-__all__ = ["PRICES_REMEMBERED_MAX", "PeriodTables", "items_text", "read_items", "read_period", "record_periods"]
+__all__ = [
+    "PRICES_REMEMBERED_MAX",
+    "PeriodTables",
+    "bill_text",
+    "is_period",
+    "items_text",
+    "read_items",
+    "read_period",
+    "record_periods",
+]
 
 PRICES_REMEMBERED_MAX: Final = 1_024
 
@@ -41,16 +58,38 @@ class PeriodTables:
         with self._database.read() as connection:
             return list(connection.execute(query).scalars())
 
-    def unfinished_periods(self, *, ended_by: int, limit: int, after: str = "") -> list[BillingPeriod]:
+    def periods_to_look_at(self, *, now: int, limit: int) -> list[BillingPeriod]:
         p = t.periods.c
         query = (
             sa.select(t.periods)
-            .where(p.end <= ended_by, p.finalized_at.is_(None), p.account_id > after)
-            .order_by(p.account_id, p.start)
+            .where(p.next_look_at.is_not(None), p.next_look_at <= now)
+            .order_by(p.next_look_at, p.account_id, p.subscription_id, p.start)
             .limit(limit)
         )
         with self._database.read() as connection:
             return [read_period(row) for row in connection.execute(query)]
+
+    @rerun
+    def take_look(self, period: BillingPeriod, *, now: int, until: int | None) -> bool:
+        due = is_period(period) & (t.periods.c.next_look_at <= now)
+        with self._database.write() as connection:
+            return connection.execute(sa.update(t.periods).where(due).values(next_look_at=until)).rowcount == 1
+
+    @rerun
+    def look_again(self, period: BillingPeriod, at: int | None) -> None:
+        closed = t.periods.c.finalized_at
+        as_read = closed.is_(None) if period.finalized_at is None else closed.is_not(None)
+        with self._database.write() as connection:
+            connection.execute(sa.update(t.periods).where(is_period(period), as_read).values(next_look_at=at))
+
+    @rerun
+    def update_bill(self, period: BillingPeriod, bill: PeriodBill) -> bool:
+        closed = sa.update(t.periods).where(is_period(period), t.periods.c.finalized_at.is_not(None))
+        with self._database.write() as connection:
+            lock_account(connection, period.account_id)
+            changed = closed.where(t.periods.c.billed != bill_text(bill))
+            values = {"invoice_id": bill.invoice_id, "billed": bill_text(bill)}
+            return connection.execute(changed.values(**values)).rowcount == 1
 
     def used_periods(
         self,
@@ -119,26 +158,36 @@ def _used_in(
     return found
 
 
-def record_periods(connection: Connection, account_id: str, subscriptions: Sequence[Subscription]) -> None:
-    """Keep the periods that the subscriptions are in, in the transaction that applies them."""
-    starts = [item.period.start for s in subscriptions for item in s.items]
+def record_periods(
+    connection: Connection, account_id: str, subscriptions: Sequence[Subscription]
+) -> tuple[Subscription, ...]:
+    """Keep the periods that the subscriptions are in, in the transaction that applies them. The subscriptions with
+    their items from where they start in the ledger."""
+    starts = [item.interval_start or item.period.start for s in subscriptions for item in s.items]
     if not starts:
-        return
-    known = {(p.subscription_id, p.start): p for p in _periods(connection, account_id, min(starts))}
-    for period in periods_of(account_id, subscriptions, known.values()):
-        if known.get((period.subscription_id, period.start)) != period:
+        return tuple(subscriptions)
+    since = min(starts) - SAME_START_SECONDS - 1
+    known = {(p.subscription_id, p.start): p for p in _periods(connection, account_id, since)}
+    placed = tuple(with_known_starts(subscription, known.values()) for subscription in subscriptions)
+    for period in periods_of(account_id, placed, known.values()):
+        before = known.get((period.subscription_id, period.start))
+        if before != period:
             _say_if_late(connection, period)
             values = {
                 "end": period.end,
                 "items": items_text(period.items),
                 "plan": period.plan,
                 "base": None if period.base is None else str(period.base),
+                "trial": period.trial,
             }
+            if period.finalized_at is None and (before is None or before.end != period.end):
+                values["next_look_at"] = period.end + FINAL_AFTER_SECONDS
             connection.execute(
                 upsert(connection, t.periods)
                 .values(account_id=account_id, subscription_id=period.subscription_id, start=period.start, **values)
                 .on_conflict_do_update(index_elements=["account_id", "subscription_id", "start"], set_=values)
             )
+    return placed
 
 
 def _say_if_late(connection: Connection, period: BillingPeriod) -> None:
@@ -220,4 +269,18 @@ def read_period(row: Row[Any]) -> BillingPeriod:
         finalized_at=row.finalized_at,
         plan=row.plan,
         base=None if row.base is None else Decimal(row.base),
+        trial=row.trial,
     )
+
+
+def is_period(period: BillingPeriod) -> Any:
+    """The condition that a row of the table is this period."""
+    p = t.periods.c
+    return (
+        (p.account_id == period.account_id) & (p.subscription_id == period.subscription_id) & (p.start == period.start)
+    )
+
+
+def bill_text(bill: PeriodBill) -> str:
+    """What a period's invoices billed, as JSON by meter."""
+    return json.dumps({m: [b.quantity, b.amount, b.expected_amount] for m, b in sorted(bill.meters.items())})

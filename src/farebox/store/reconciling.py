@@ -55,6 +55,12 @@ class ReconcilingTables:
         with self._database.read() as connection:
             return {row[0]: int(row[1]) for row in connection.execute(query)}
 
+    def event_names(self, account_id: str) -> dict[str, str]:
+        m = t.meter_events.c
+        query = sa.select(m.meter, sa.func.max(m.event_name)).where(m.account_id == account_id).group_by(m.meter)
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
     @rerun
     def note_differences(
         self, account_id: str, found: Mapping[tuple[str, int], str], *, agreed: set[tuple[str, int]], at: int
@@ -82,15 +88,25 @@ class ReconcilingTables:
 
 
 def balances_of(connection: Connection, period: BillingPeriod, now: int) -> dict[str, Balance]:
-    """By meter: what was used, corrected, sealed, sent and billed late, of all that touches the period."""
-    account_id, start, end = period.account_id, period.start, period.end
+    """By meter: what was used, corrected, sealed, sent and billed late, of all that touches the period. A meter whose
+    item came later is counted from then on."""
+    found = _balances(connection, period, period.start, now)
+    for item in period.items:
+        if period.start < item.period.start < period.end:
+            found[item.meter] = _balances(connection, period, item.period.start, now).get(item.meter, Balance())
+    return found
+
+
+def _balances(connection: Connection, period: BillingPeriod, start: int, now: int) -> dict[str, Balance]:
+    account_id, end = period.account_id, period.end
     used = used_quantities(connection, account_id, start, end)
     adjusted = adjusted_quantities(connection, account_id, start, end)
     stamped = _events(connection, account_id, t.meter_events.c.timestamp, start, end, now)
     bucketed = _events(connection, account_id, t.meter_events.c.bucket_start, start, end, now)
     unsealed: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for meter, _, quantity, last_used_at in unsealed_buckets(connection, period):
-        unsealed[meter].append((quantity, last_used_at))
+    for meter, bucket, quantity, last_used_at in unsealed_buckets(connection, period):
+        if bucket >= start:
+            unsealed[meter].append((quantity, last_used_at))
     late = late_groups(connection, period)
     meters = {*used, *adjusted, *stamped, *bucketed, *late, *(item.meter for item in period.items)}
     found = {}

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -158,6 +159,9 @@ subscriptions = Table(
     Column("items", Text, nullable=False),  # JSON, written and read only here
     Column("base", String(64)),  # exact, in minor units
     Column("next_plan", String(64), nullable=False, server_default=""),
+    Column("ended_at", BigInteger),  # this and the next two: the provider's own times
+    Column("cancel_at", BigInteger),
+    Column("trial_end", BigInteger),
 )
 
 checkouts = Table(
@@ -293,8 +297,16 @@ periods = Table(
     Column("billed", Text),  # JSON by meter: quantity, amount, and the amount that our rating makes of it
     Column("plan", String(64), nullable=False, server_default=""),
     Column("base", String(64)),
+    Column("trial", Boolean, nullable=False, server_default=false()),
+    Column("next_look_at", BigInteger),  # when to look for its invoices; None: no more
 )
 Index("periods_end", periods.c.end)
+Index(
+    "periods_look",
+    periods.c.next_look_at,
+    sqlite_where=periods.c.next_look_at.is_not(None),
+    postgresql_where=periods.c.next_look_at.is_not(None),
+)
 
 adjustments = Table(
     "adjustments",

@@ -107,6 +107,7 @@ def test_a_healthy_house(patient: Patient) -> None:
     assert {f.status for f in found.values()} == {"ok"}
     assert not any(f.advice for f in found.values())
     assert set(found) == {
+        "subscriptions",
         "database",
         "durability",
         "stripe key",

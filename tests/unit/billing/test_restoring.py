@@ -183,7 +183,6 @@ def test_late_items_of_the_lost_life(shop: Shop) -> None:
     assert shop.runtime.background.late.step() == 1
     restore(shop, copy)
     assert len(settled(shop).adopted_items) == 1
-    shop.runtime.background.late._looked_at.clear()
     assert shop.runtime.background.late.step() == 0
     drained(shop)
     assert [item["amount"] for item in shop.objects("invoiceitem")] == [200]

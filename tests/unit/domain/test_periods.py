@@ -6,7 +6,7 @@ from typing import Final
 
 from farebox.domain.accounts import Subscription, SubscriptionItem
 from farebox.domain.catalog import Price
-from farebox.domain.periods import BillingPeriod, periods_of
+from farebox.domain.periods import BillingPeriod, periods_of, with_known_starts
 from farebox.domain.usage import Period
 
 AT: Final = 1_800_000_000
@@ -58,3 +58,89 @@ def test_a_final_period_stays_as_it_was() -> None:
     final = replace(known, finalized_at=AT + 31 * DAY, invoice_id="in_1")
     changed = replace(SUBSCRIPTION, items=(replace(ITEM, price=Price("calls", Decimal(7))),))
     assert periods_of("a", [changed], [final]) == [final]
+
+
+def applied(subscription: Subscription, known: list[BillingPeriod]) -> list[BillingPeriod]:
+    """As it is applied: with its items from where they start in the ledger."""
+    return periods_of("a", [with_known_starts(subscription, known)], known)
+
+
+def test_a_period_holds_every_item_that_runs_in_it() -> None:
+    """I6: a second item that Stripe makes in mid-period is priced from then on, and cuts nothing off the first."""
+    known = applied(SUBSCRIPTION, [])
+    second = replace(ITEM, id="si_2", price=Price("tokens", Decimal(1)), period=Period(AT + 10 * DAY, AT + 30 * DAY))
+    (period,) = applied(replace(SUBSCRIPTION, items=(ITEM, second)), known)
+    assert (period.start, period.end) == (AT, AT + 30 * DAY)
+    assert [(item.meter, (item.period.start - AT) // DAY) for item in period.items] == [("calls", 0), ("tokens", 10)]
+    (later,) = applied(replace(SUBSCRIPTION, items=(second,)), [period])
+    assert (later.start, [item.meter for item in later.items]) == (AT, ["tokens"]), "the first was taken away"
+
+
+def test_items_made_within_two_seconds_start_together() -> None:
+    """I6: the items of one checkout have one period, though Stripe made them around a full second."""
+    second = replace(ITEM, id="si_2", price=Price("tokens", Decimal(1)), period=Period(AT + 1, AT + 30 * DAY))
+    (period,) = applied(replace(SUBSCRIPTION, items=(ITEM, second)), [])
+    assert {item.period.start for item in period.items} == {AT}
+
+
+def test_a_change_of_all_items_begins_another_period() -> None:
+    """I6: after a change of plan in mid-period the earlier prices keep their part."""
+    known = applied(SUBSCRIPTION, [])
+    other = replace(ITEM, id="si_2", period=Period(AT + 10 * DAY, AT + 30 * DAY), interval_start=AT)
+    both = applied(replace(SUBSCRIPTION, items=(other,)), known)
+    assert [(p.items[0].id, (p.end - p.start) // DAY) for p in both] == [("si_1", 10), ("si_2", 20)]
+
+
+def test_no_second_lies_between_a_period_and_the_next() -> None:
+    """I6: Stripe enters a schedule's next phase some minutes late; what is used until then belongs to the new period,
+    and its next fetch finds it there."""
+    known = applied(SUBSCRIPTION, [])
+    end = AT + 30 * DAY
+    item = replace(ITEM, id="si_2", period=Period(end + 240, end + 30 * DAY), interval_start=end)
+    phase = replace(SUBSCRIPTION, items=(item,))
+    first, second = applied(phase, known)
+    assert (first.end, second.start) == (end, end)
+    assert with_known_starts(phase, [first, second]).items[0].period.start == end
+    assert applied(phase, [first, second]) == [first, second]
+    new = replace(phase, id="sub_2")
+    assert [p.start - end for p in applied(new, known)][1:] == [240], "another subscription's gap is not its own"
+
+
+def test_an_end_is_stripes_own() -> None:
+    """I6, F23: an end with the period is the period's end whatever our clock showed; one before it never makes a
+    whole period."""
+    end = AT + 30 * DAY
+    for ended_at, seen_at, expected in (
+        (end, end - 5, end),
+        (end + 3, end - 5, end),
+        (end, end + 900, end),
+        (AT + DAY, AT + DAY + 4, AT + DAY + 4),
+        (AT + DAY, AT + DAY - 4, AT + DAY),
+        (AT + DAY, end + 900, end - 1),
+    ):
+        over = replace(SUBSCRIPTION, status="canceled", ended_at=ended_at, status_since_at=seen_at)
+        assert [p.end for p in periods_of("a", [over], [])] == [expected], (ended_at - AT, seen_at - AT)
+
+
+def test_what_ended_before_it_began_is_no_period() -> None:
+    """I3: Stripe may show the next interval of a subscription that ended with the last one."""
+    known = applied(SUBSCRIPTION, [])
+    end = AT + 30 * DAY
+    rolled = replace(ITEM, period=Period(end, end + 30 * DAY), interval_start=end)
+    over = replace(SUBSCRIPTION, status="canceled", ended_at=end, status_since_at=end + 5, items=(rolled,))
+    assert spans(applied(over, known)) == [("sub_1", 0, 30)]
+
+
+def test_a_trial_stays_one() -> None:
+    """I7: a trial that is cancelled or paused keeps costing nothing, and what follows a trial costs its price."""
+    trial = replace(SUBSCRIPTION, status="trialing", trial_end=AT + 30 * DAY, base=Decimal(900))
+    (known,) = applied(trial, [])
+    for status in ("canceled", "paused", "active"):
+        over = replace(trial, status=status, ended_at=AT + 5 * DAY, status_since_at=AT + 5 * DAY)
+        (period,) = applied(over, [known])
+        assert (period.trial, period.items[0].price.unit_amount, period.base) == (True, Decimal(0), None)  # type: ignore[union-attr]
+        untold = replace(over, trial_end=None)
+        assert applied(untold, [known])[0].trial
+    renewed = replace(ITEM, period=Period(AT + 30 * DAY, AT + 60 * DAY))
+    paid = applied(replace(trial, status="active", items=(renewed,)), [known])[1]
+    assert (paid.trial, paid.base) == (False, Decimal(900))

@@ -6,7 +6,7 @@ from alembic import op
 __all__: list[str] = []
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 
 _COLUMNS = (
     sa.Column("subscription_id", sa.String(128), server_default="", nullable=False),
