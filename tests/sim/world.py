@@ -22,7 +22,7 @@ from tests.sim.wire import Wire
 
 from farebox.domain.keys import Secret
 from farebox.sandbox import Sandbox
-from farebox.sandbox.state import State
+from farebox.sandbox.state import State, StripeObject
 from farebox.store.sql import MEMORY_URL, SqlStore
 
 __all__ = ["World"]
@@ -244,7 +244,32 @@ class World:
                     start, end = line["period"]["start"], line["period"]["end"]
                     counted = [e for e in self.oracle.book.values() if (e.account, e.meter) == whose]
                     missed += sum(e.value for e in counted if start <= e.timestamp < end) - line["quantity"]
+        return missed + self._never_invoiced()
+
+    def _never_invoiced(self) -> int:
+        """What Stripe has counted of the last period of a subscription that ended without an invoice of it."""
+        lines = [
+            (line["parent"]["subscription_item_details"]["subscription_item"], line["period"]["end"])
+            for invoice in self.stripe.all("invoice")
+            for line in (invoice["lines"]["data"] if invoice["status"] not in ("draft", "void") else ())
+            if line["parent"]["type"] == "subscription_item_details"
+        ]
+        missed = 0
+        for subscription in self.stripe.all("subscription"):
+            ended_at, account = subscription["ended_at"], self.account_of[subscription["customer"]]
+            for item in subscription["items"]["data"] if ended_at is not None else ():
+                start, meter = item["current_period_start"], item["price"]["metadata"]["farebox_meter"]
+                if not any(id == item["id"] and start < end for id, end in lines):
+                    counted = [e for e in self.oracle.book.values() if (e.account, e.meter) == (account, meter)]
+                    until = self._hour_of_end(subscription)
+                    missed += sum(e.value for e in counted if start <= e.timestamp < until)
         return missed
+
+    def _hour_of_end(self, subscription: StripeObject) -> int:
+        """A row of usage is an hour: what was used before an end that is learned later may be stamped behind it."""
+        end = int(subscription["ended_at"])
+        others = (int(s["created"]) for s in self.stripe.of_customer("subscription", subscription["customer"]))
+        return min([end + -end % 3_600, *(created for created in others if created >= end)])
 
     def _end(self) -> None:
         for process in list(self.processes):

@@ -132,7 +132,7 @@ class InboxWorker:
         try:
             if _FINALIZED in types:
                 self._late.invoice_finalized(account)
-            if types & _INVOICE_CHANGED:
+            elif types & _INVOICE_CHANGED:
                 self._late.invoices_changed(account)
         except ProviderError as error:
             _log.warning("invoices_unreadable", account=account.id, reason=str(error))
