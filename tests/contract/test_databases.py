@@ -19,6 +19,7 @@ from tests.postgres import Cluster
 from tests.shop import StillClock
 
 from farebox.domain.accounts import Account
+from farebox.domain.corrections import LateItemState
 from farebox.domain.reports import ReportState
 from farebox.domain.usage import Batch, Increment
 from farebox.errors import StoreError, StoreUnavailable, StoreUnusable
@@ -155,6 +156,51 @@ def test_an_older_schema(url: str) -> None:
     again = of(url)
     again.open()
     again.close()
+
+
+def test_late_items_of_an_older_schema(url: str) -> None:
+    """What an earlier version had sent is looked at again; what costs nothing is settled; what waits is due."""
+    upgrade(url, "0003")
+    engine = engine_of(url)
+    period = {"account_id": "acc_1", "subscription_id": "sub_1", "start": AT, "end": AT + 9, "items": "[]"}
+    item = {
+        "account_id": "acc_1",
+        "meter": "calls",
+        "period_start": AT,
+        "period_end": AT + 9,
+        "quantity": 3,
+        "amount": 300,
+        "currency": "usd",
+        "reason": "not on in_1",
+        "created_at": AT,
+    }
+    with engine.begin() as connection:
+        old = sa.MetaData()
+        old.reflect(connection)
+        account = {"id": "acc_1", "created_at": AT, "email": "", "reference": "", "customer_id": "cus_1"}
+        connection.execute(sa.insert(old.tables["accounts"]).values({**_zeros(old, "accounts"), **account}))
+        connection.execute(sa.insert(old.tables["periods"]).values(period))
+        for id, invoice_item_id in (("late_1", None), ("late_2", ""), ("late_3", "ii_3")):
+            row = {**item, "id": id, "invoice_item_id": invoice_item_id}
+            connection.execute(sa.insert(old.tables["late_items"]).values(row))
+    engine.dispose()
+    store = of(url)
+    store.open(migrate=True)
+    states = {late.id: (late.state, late.subscription_id) for late in store.late_items("acc_1")}
+    assert states == {
+        "late_1": (LateItemState.NEW, "sub_1"),
+        "late_2": (LateItemState.FREE, "sub_1"),
+        "late_3": (LateItemState.PENDING, "sub_1"),
+    }
+    due = store.take_late_items("acc_1", now=AT + 60, lease_end=AT + 120, limit=9)
+    assert {late.id for late in due} == {"late_1", "late_3"}
+    store.close()
+
+
+def _zeros(schema: sa.MetaData, table: str) -> dict[str, int]:
+    """Zero in each column that must have a number and has no default."""
+    columns = schema.tables[table].columns
+    return {c.name: 0 for c in columns if not c.nullable and isinstance(c.type, sa.Integer)}
 
 
 def test_a_newer_schema(url: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from tests.oracle import Counted, Oracle
+from tests.oracle import Oracle
 from tests.sim import bills, ledger
 from tests.sim.actors import Actors
 from tests.sim.hub import Hub
@@ -22,7 +22,7 @@ from tests.sim.wire import Broken, Wire
 
 from farebox.domain.keys import Secret
 from farebox.sandbox import Sandbox
-from farebox.sandbox.state import State
+from farebox.sandbox.state import State, StripeObject
 from farebox.store.sql import MEMORY_URL, SqlStore
 
 __all__ = ["World"]
@@ -305,24 +305,29 @@ class World:
         return missed + self._never_invoiced()
 
     def _never_invoiced(self) -> int:
-        """What Stripe has counted for subscriptions that ended without an invoice: late usage bills all of it."""
+        """What Stripe has counted of the last period of a subscription that ended without an invoice of it."""
         lines = [
-            (self.account_of[invoice["customer"]], line["period"]["start"], line["period"]["end"])
+            (line["parent"]["subscription_item_details"]["subscription_item"], line["period"]["end"])
             for invoice in self.stripe.all("invoice")
-            for line in invoice["lines"]["data"]
-            if invoice["status"] != "void" and line["parent"]["type"] == "subscription_item_details"
+            for line in (invoice["lines"]["data"] if invoice["status"] not in ("draft", "void") else ())
+            if line["parent"]["type"] == "subscription_item_details"
         ]
-        over = [
-            (self.account_of[s["customer"]], item["current_period_start"], s["ended_at"])
-            for s in self.stripe.all("subscription")
-            for item in s["items"]["data"]
-            if s["ended_at"] is not None
-        ]
+        missed = 0
+        for subscription in self.stripe.all("subscription"):
+            ended_at, account = subscription["ended_at"], self.account_of[subscription["customer"]]
+            for item in subscription["items"]["data"] if ended_at is not None else ():
+                start, meter = item["current_period_start"], item["price"]["metadata"]["farebox_meter"]
+                if not any(id == item["id"] and start < end for id, end in lines):
+                    counted = [e for e in self.oracle.book.values() if (e.account, e.meter) == (account, meter)]
+                    until = self._hour_of_end(subscription)
+                    missed += sum(e.value for e in counted if start <= e.timestamp < until)
+        return missed
 
-        def inside(e: Counted, spans: list[tuple[str, int, int]]) -> bool:
-            return any(account == e.account and start <= e.timestamp < end for account, start, end in spans)
-
-        return sum(e.value for e in self.oracle.book.values() if inside(e, over) and not inside(e, lines))
+    def _hour_of_end(self, subscription: StripeObject) -> int:
+        """A row of usage is an hour: what was used before an end that is learned later may be stamped behind it."""
+        end = int(subscription["ended_at"])
+        others = (int(s["created"]) for s in self.stripe.of_customer("subscription", subscription["customer"]))
+        return min([end + -end % 3_600, *(created for created in others if created >= end)])
 
     def _end(self) -> None:
         for process in list(self.processes):

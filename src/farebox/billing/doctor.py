@@ -7,7 +7,7 @@ from typing import Final
 
 from farebox.billing.catalog import plan_push
 from farebox.domain.accounts import double_subscriptions
-from farebox.domain.balance import LATE_OPEN_SECONDS_MAX
+from farebox.domain.balance import LATE_DRAFT_SECONDS_MAX
 from farebox.domain.catalog import Catalog
 from farebox.domain.corrections import LateItemState
 from farebox.domain.inbox import HANDLED_EVENT_TYPES, METER_ERROR_TYPES
@@ -251,7 +251,7 @@ def _late_items(store: Store, clock: Clock) -> Iterator[Finding]:
     on_the_way = (LateItemState.NEW, LateItemState.DRAFT)
     for group in store.late_item_summary(settled_since=now - LATE_SETTLED_SECONDS):
         age = max(now - group.since_at, 0)
-        if group.state not in _LATE_WORDS or (group.state in on_the_way and age <= LATE_OPEN_SECONDS_MAX):
+        if group.state not in _LATE_WORDS or (group.state in on_the_way and age <= LATE_DRAFT_SECONDS_MAX):
             continue
         status = "fail" if group.state is LateItemState.REFUSED else "warn"
         detail = f"{group.count} late invoice items are {_LATE_WORDS[group.state]}, the oldest for {age // 86_400} days"

@@ -37,7 +37,7 @@ class LateBiller:
     def invoice_finalized(self, account: Account) -> None:
         """A webhook says so: close what the account's final invoices close, and bill at once what they lack."""
         self._closer.invoice_finalized(account)
-        self._items.settle(account.id)
+        self.invoices_changed(account)
 
     def step(self) -> int:
         """Look for final invoices that no webhook named, bill what came late, bring late items to a final invoice.

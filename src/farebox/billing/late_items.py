@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Subscription
-from farebox.domain.balance import LATE_OPEN_SECONDS_MAX
+from farebox.domain.balance import LATE_DRAFT_SECONDS_MAX
 from farebox.domain.catalog import Catalog
 from farebox.domain.corrections import (
     NEVER_AT,
@@ -81,7 +81,7 @@ class LateItems:
     def settle(self, account_id: str, *, ahead_of_time: bool = False) -> int:
         """The same for one account. `ahead_of_time`: also look at what is not due, since an invoice has changed."""
         account = self._store.account(account_id)
-        if account is None or account.customer_id is None:
+        if account is None:
             return 0
         now = self._clock.now_at()
         lease_end = now + LATE_LEASE_SECONDS
@@ -255,7 +255,7 @@ class _Pass:
             return min(min(coming, default=now + LATE_LOOK_SECONDS), now + LATE_PENDING_SECONDS_MAX)
         if item.state is LateItemState.DRAFT and age < FINAL_AFTER_SECONDS:
             return now + FINAL_AFTER_SECONDS
-        return now + (LATE_LOOK_SECONDS if age < LATE_OPEN_SECONDS_MAX else LATE_BACKOFF_SECONDS_MAX)
+        return now + (LATE_LOOK_SECONDS if age < LATE_DRAFT_SECONDS_MAX else LATE_BACKOFF_SECONDS_MAX)
 
     @property
     def _customer_id(self) -> str:

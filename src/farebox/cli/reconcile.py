@@ -29,6 +29,7 @@ SettleOption = Annotated[
 ]
 _DIFFER: Final = 2
 _UNFINISHED: Final = 1
+_MINIMUM: Final = "(minimum)"  # in the place of a meter
 
 
 def reconcile(
@@ -96,7 +97,7 @@ def _print(found: Reconciliation, *, show_all: bool) -> None:
     print_rows([_row(c) for c in shown], as_json=False, empty="Everything agrees.")
     for one in found.differing:
         for reason in one.reasons:
-            where = f"{one.account_id} {one.meter}"
+            where = f"{one.account_id} {one.meter or _MINIMUM}"
             OUT.print(f"{where}: {reason.quantity} {reason.text} ({reason.code})", style="yellow", highlight=False)
     counts = [f"{sum(c.verdict is v for c in found.comparisons)} {v.value}" for v in Verdict]
     ERR.print(f"Accounts: {found.accounts}. Reads of Stripe: {found.reads}. Periods: {', '.join(counts)}.", style="dim")
@@ -108,7 +109,7 @@ def _print(found: Reconciliation, *, show_all: bool) -> None:
 def _row(one: Comparison) -> dict[str, Any]:
     return {
         "account": one.account_id,
-        "meter": one.meter,
+        "meter": one.meter or _MINIMUM,
         "from_at": one.period_start,
         "to_at": one.period_end,
         "ledger": one.balance.ledger,

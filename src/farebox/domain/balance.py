@@ -15,7 +15,8 @@ from farebox.domain.periods import FINAL_AFTER_SECONDS
 __all__ = [
     "DRAFT_SECONDS_MAX",
     "LAG_SECONDS_MAX",
-    "LATE_OPEN_SECONDS_MAX",
+    "LATE_DRAFT_SECONDS_MAX",
+    "LATE_ITEM_SECONDS_MAX",
     "LATE_UNCOLLECTED_SECONDS_MAX",
     "OPEN_SECONDS_MAX",
     "Balance",
@@ -29,7 +30,8 @@ __all__ = [
 LAG_SECONDS_MAX: Final = 3_600
 OPEN_SECONDS_MAX: Final = 1_800
 DRAFT_SECONDS_MAX: Final = 4 * 86_400
-LATE_OPEN_SECONDS_MAX: Final = 3 * 86_400
+LATE_ITEM_SECONDS_MAX: Final = 86_400
+LATE_DRAFT_SECONDS_MAX: Final = 3 * 86_400
 LATE_UNCOLLECTED_SECONDS_MAX: Final = 30 * 86_400
 
 
@@ -189,10 +191,10 @@ _LATE_REASONS: Final = {
 }
 # How long a state is on its way; at once a difference where there is no time.
 _LATE_SECONDS_MAX: Final = {
-    LateItemState.NEW: LATE_OPEN_SECONDS_MAX,
-    LateItemState.MOVING: LATE_OPEN_SECONDS_MAX,
+    LateItemState.NEW: LATE_ITEM_SECONDS_MAX,
+    LateItemState.MOVING: LATE_ITEM_SECONDS_MAX,
     LateItemState.PENDING: NEVER_AT,  # until the subscription's next invoice, in a year perhaps
-    LateItemState.DRAFT: LATE_OPEN_SECONDS_MAX,
+    LateItemState.DRAFT: LATE_DRAFT_SECONDS_MAX,
     LateItemState.OPEN: LATE_UNCOLLECTED_SECONDS_MAX,
 }
 
@@ -204,8 +206,7 @@ def _of_late_items(group: LateItemGroup, now: int) -> _Found:
     code, text = _LATE_REASONS[group.state]
     age = max(now - group.since_at, 0)
     verdict = Verdict.WAITING if age <= _LATE_SECONDS_MAX.get(group.state, -1) else Verdict.DIFFERS
-    days = f", for {age // 86_400} days" if age >= 2 * 86_400 else f", for {age // 3_600} hours"
-    return [(verdict, Reason(code, group.quantity, text + days))]
+    return [(verdict, Reason(code, group.quantity, f"{text}, for {_span(age)}"))]
 
 
 def _of_meters(balance: Balance, stripe: int | None, now: int) -> _Found:

@@ -91,6 +91,7 @@ def test_a_subscription_cancelled_at_stripe_is_billed_on_a_last_invoice(shop: Sh
     assert billed(shop) == 700
     (period,) = shop.store.periods(buyer.account_id)
     assert (period.invoice_id, period.end - period.start) == (None, DAY)
+    late(shop).step()
     assert {c.verdict for c in shop.runtime.background.reconciler.run(since=0).comparisons} == {Verdict.AGREES}
 
 
