@@ -190,8 +190,7 @@ def pay(
     _save_address(session, customer)
     method = attach_card(ctx, customer, card) if card is not None else None
     subscription = _subscribe(ctx, session, customer, items, asked, method)
-    # Purely metered in flexible mode: there is no first invoice, so nothing is due today.
-    session.update(
+    session.update(  # purely metered in flexible mode: no first invoice, so nothing is due today
         status="complete",
         payment_status="paid" if session["amount_total"] else "no_payment_required",
         subscription=subscription["id"],
