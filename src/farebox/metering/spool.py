@@ -141,13 +141,21 @@ class Spooler:
             self._spool = None
 
     def adopt(self) -> bool:
-        """Bring what dead processes left behind into the ledger. True when there was something. StoreError."""
+        """Bring what dead processes left behind into the ledger, also under an id that it had before it was restored.
+        True when there was something. StoreError.
+        """
         self.learn()
         found = False
         with closing(self._folder.abandoned(str(self._ledger_id))) as spools:
             for spool in spools:
                 found = True
                 self._bring_in(spool)
+        for former in self._store.former_ledgers():
+            with closing(self._folder.abandoned(former)) as spools:
+                for spool in spools:
+                    if not _may_have_landed(spool):  # else Stripe's sums must be looked at: `reconcile --after-restore`
+                        found = True
+                        self._bring_in(spool)
         return found
 
     def waiting(self, ledger_ids: Sequence[str]) -> int:

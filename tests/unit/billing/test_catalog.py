@@ -170,7 +170,7 @@ def test_a_retired_price_is_made_again(shop: Shop) -> None:
 def test_an_archived_product_is_sold_again(shop: Shop) -> None:
     """A product that somebody archived at Stripe is made active again: Stripe sells no price of an archived one."""
     shop.push(catalog_of())
-    (product,) = shop.state.all("product")
+    product = shop.state.all("product")[0]
     product["active"] = False
     (change,) = [change for change in plan_push(catalog_of(), shop.provider) if change.kind != "unchanged"]
     assert (change.kind, change.object, change.differences) == ("update", "product", (("active", "no", "yes"),))
@@ -225,17 +225,6 @@ def test_the_portal_is_made_once_and_mended(shop: Shop) -> None:
     configuration["features"]["subscription_cancel"]["mode"] = "immediately"
     assert [push_portal(shop.provider).kind for _ in range(2)] == ["update", "unchanged"]
     assert configuration["features"]["subscription_cancel"]["mode"] == "at_period_end"
-
-
-def test_an_archived_product_is_active_again(shop: Shop) -> None:
-    """Stripe sells nothing of an archived product: push says so and makes it active, and the price stays as it is."""
-    shop.push(catalog_of())
-    shop.state.all("product")[0]["active"] = False
-    (change,) = [one for one in plan_push(catalog_of(), shop.provider) if one.kind != "unchanged"]
-    assert (change.object, change.name, change.differences) == ("product", "payg calls", (("active", "no", "yes"),))
-    shop.push(catalog_of())
-    assert shop.state.all("product")[0]["active"] is True
-    assert {kind for kind, _, _ in shop.push(catalog_of())} == {"unchanged"}
 
 
 def test_one_product_for_a_plan_becomes_one_for_each_meter(shop: Shop) -> None:

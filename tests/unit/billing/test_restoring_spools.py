@@ -151,6 +151,26 @@ def test_a_spool_that_was_forgotten(shop: Shop, tmp_path: Path) -> None:
     assert said == [("warn", "1 spool files")]
 
 
+@pytest.mark.parametrize("tried", [False, True])
+def test_a_process_finds_one_of_a_former_life(shop: Shop, tmp_path: Path, tried: bool) -> None:
+    """I1, I4, L16: a process brings in what was spooled under an id that its ledger had before it was restored, unless
+    the lost ledger may have had some of it: that waits for the command."""
+    buyer = shop.buy()
+    copy = back_up(shop)
+    spool = spooler(shop, tmp_path)
+    for _ in range(2):
+        spool.append(of_outage(shop, buyer.account_id, 100))
+    if tried:
+        replay(shop.store, spool._require(), 1)
+    spool.close()
+    restore(shop, copy)
+    entry = AuditEntry(shop.entropy.token(), shop.clock.now_at(), "ada", "restore", "ledger")
+    shop.store.renew_ledger(shop.entropy.token(), shop.entropy.token(), audit=entry)
+    assert spooler(shop, tmp_path).adopt() is not tried
+    assert used(shop, buyer.account_id) == (0 if tried else 200)
+    assert len(list(tmp_path.glob("*.spool"))) == tried
+
+
 def findings(shop: Shop, others: dict[str, int]) -> Sequence[tuple[str, str]]:
     found = diagnose(
         shop.store,
