@@ -324,8 +324,10 @@ class World:
         return missed
 
     def _hour_of_end(self, subscription: StripeObject) -> int:
-        """A row of usage is an hour: what was used before an end that is learned later may be stamped behind it."""
-        end = int(subscription["ended_at"])
+        """Where the ledger has the period end, which may be when it learned of it. A row of usage is an hour."""
+        periods = self.store.periods(self.account_of[subscription["customer"]])
+        ours = [p.end for p in periods if p.subscription_id == subscription["id"]]
+        end = max(ours, default=int(subscription["ended_at"]))
         others = (int(s["created"]) for s in self.stripe.of_customer("subscription", subscription["customer"]))
         return min([end + -end % 3_600, *(created for created in others if created >= end)])
 
