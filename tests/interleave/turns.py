@@ -70,7 +70,7 @@ def _tables(statement: str) -> tuple[frozenset[str], frozenset[str]]:
     named = frozenset(words) & metadata.tables.keys()
     if _TURN.search(statement):
         return frozenset(), frozenset({"turns"})
-    if words[0] == "SELECT":
+    if words[0] == "SELECT" or not named:  # as BEGIN is
         return (frozenset(), named) if "FOR UPDATE" in statement else (named, frozenset())
     if not named:  # the beginning of a transaction
         return frozenset(), frozenset()
