@@ -183,11 +183,7 @@ def pay(
     ]
     check_prices(ctx, items, "line_items")  # again: one may have been retired since
     asked = session_discounts(ctx, session, [{k: d[k] for k in _named(d)} for d in session["discounts"]])
-    customer = ctx.state.objects["customer"].get(session["customer"] or "")
-    if customer is None:
-        found = {"email": session["customer_email"] or email} if session["customer_email"] or email else {}
-        customer = create_customer(ctx, found)
-    _save_address(session, customer)
+    customer = _buyer(ctx, session, email)
     method = attach_card(ctx, customer, card) if card is not None else None
     subscription = _subscribe(ctx, session, customer, items, asked, method)
     session.update(  # purely metered in flexible mode: no first invoice, so nothing is due today
@@ -203,10 +199,15 @@ def pay(
     return session
 
 
-def _save_address(session: StripeObject, customer: StripeObject) -> None:
-    """With tax the page asks for an address, and keeps it where it may."""
+def _buyer(ctx: Context, session: StripeObject, email: str) -> StripeObject:
+    """The session's customer, or a new one. With tax the page asks for an address, and keeps it where it may."""
+    customer = ctx.state.objects["customer"].get(session["customer"] or "")
+    if customer is None:
+        found = {"email": session["customer_email"] or email} if session["customer_email"] or email else {}
+        customer = create_customer(ctx, found)
     if session["automatic_tax"]["enabled"] and (session["_saves_address"] or session["customer"] is None):
         customer["address"] = dict(_ADDRESS)
+    return customer
 
 
 def _subscribe(
