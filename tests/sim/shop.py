@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -105,8 +106,10 @@ class Buyer:
 class Shop:
     """Buying, and what is done at Stripe itself."""
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "World", fails_later: Callable[[], bool] = lambda: False) -> None:
+        """`fails_later`: whether the next buyer pays with a card that fails at the first renewal."""
         self._world = world
+        self._fails_later = fails_later
         self._asked = 0
 
     def found(self, founder: "Process", accounts: int) -> list[Buyer]:
@@ -153,7 +156,7 @@ class Shop:
 
     def pay(self, session_id: str) -> None:
         """What the buyer does on Stripe's page."""
-        number = FAILING_CARD if self._world.happens(self._world.weather.failing_cards) else "4242424242424242"
+        number = FAILING_CARD if self._fails_later() else "4242424242424242"
         self._world.sandbox.pay(session_id, number=number, expiry="12/40", cvc="123", email="buyer@example.test")
 
     def at_stripe(self, method: str, path: str, body: str = "") -> dict[str, Any]:

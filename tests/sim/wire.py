@@ -85,7 +85,9 @@ class Wire:
         if how == "fails":  # Stripe saves it under the request's key, and replays it for a day
             self._world.sandbox.faults.add({"status": 500, "path": urlsplit(target).path})
             return self.ask(method, target, headers, body)
-        status, code = (429, "lock_timeout") if how == "throttles" else (400, "resource_missing")
+        # An event that Stripe has counted, and whose answer was lost, would be refused and parked as never counted.
+        throttled = how == "throttles" or target == EVENTS
+        status, code = (429, "lock_timeout") if throttled else (400, "resource_missing")
         return _refusal(status, "invalid_request_error" if status == 400 else "", code)
 
     def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:

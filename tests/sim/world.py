@@ -50,7 +50,7 @@ class World:
         self.entropy = SeededEntropy(random.Random(seed + 2))
         self.sandbox = Sandbox(HubClock(self.hub), SeededIds(random.Random(seed + 3)))
         self.wire = Wire(self)
-        self.shop = Shop(self)
+        self.shop = Shop(self, lambda: self.happens(self.weather.failing_cards))
         self.secrets = [Secret(WEBHOOK_SECRET)]
         self.store_away_until_ms = 0
         self.stripe_away_until_ms = 0
