@@ -8,7 +8,7 @@ from typing import Final
 __all__ = ["ON", "Swarm"]
 
 DAY_MS = 86_400_000
-ON: Final = frozenset({"F31"})
+ON: Final = frozenset({"F29", "F30", "F31"})
 """Faults that are drawn beside the older ones; with F29 also I15 is judged. All of them: {"F29", "F30", "F31"}."""
 
 

@@ -86,7 +86,7 @@ class Wire:
             self._world.sandbox.faults.add({"status": 500, "path": urlsplit(target).path})
             return self.ask(method, target, headers, body)
         # An event that Stripe has counted, and whose answer was lost, would be refused and parked as never counted.
-        throttled = how == "throttles" or target == EVENTS
+        throttled = how == "throttles"
         status, code = (429, "lock_timeout") if throttled else (400, "resource_missing")
         return _refusal(status, "invalid_request_error" if status == 400 else "", code)
 

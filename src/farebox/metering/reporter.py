@@ -265,8 +265,15 @@ class Reporter:
                 )
         if event.timestamp <= self._oldest_at():
             reason = "older than Stripe accepts; bill it as an invoice item"
-            return Settlement(event, Outcome(OutcomeKind.REJECTED, reason), ReportState.REJECTED, event.transport)
+            return self._refused(event, Outcome(OutcomeKind.REJECTED, reason))
         return None
+
+    @staticmethod
+    def _refused(event: MeterEvent, outcome: Outcome) -> Settlement:
+        """Parked. Where an earlier attempt may have been counted, a refusal of a later one proves nothing."""
+        state = ReportState.REJECTED if event.first_unknown_at is None else ReportState.DOUBTFUL
+        _log.error("meter_event_parked", identifier=event.identifier, state=state.value, reason=outcome.reason)
+        return Settlement(event, outcome, state, event.transport)
 
     def _may_send(self, lease: _Lease) -> bool:
         """Looked at immediately before each send: a process that was paused past its lease sends nothing (F15)."""
@@ -307,8 +314,7 @@ class Reporter:
                 _log.error("meter_event_refused_for_now", identifier=event.identifier, reason=outcome.reason)
                 return self._again(event, outcome, BACKOFF_SECONDS_MAX, key)
             case OutcomeKind.REJECTED:
-                _log.error("meter_event_rejected", identifier=event.identifier, reason=outcome.reason)
-                return Settlement(event, outcome, ReportState.REJECTED, event.transport)
+                return self._refused(event, outcome)
             case OutcomeKind.FORBIDDEN:
                 self._paused_until_ms = self._clock.monotonic_ms() + FORBIDDEN_PAUSE_SECONDS * 1000
                 _log.error("reporter_forbidden", reason=outcome.reason)

@@ -143,6 +143,18 @@ def test_rejected_is_parked(town: Town) -> None:
     assert (town.step(), town.step(), town.wire.total, len(town.wire.sent)) == (1, 0, 13, 3)
 
 
+def test_a_refusal_after_an_unknown_attempt_is_doubtful(told: tuple[Town, Scripted]) -> None:
+    """An attempt whose answer was lost may have been counted: Stripe's later refusal proves nothing, and the event is a
+    question for a person, not free to be sent again (L8, I4)."""
+    town, provider = told
+    town.seal(10)
+    provider.script = [Outcome(Kind.UNKNOWN), Outcome(Kind.REJECTED, "No such customer")]
+    town.reporter.step(10)
+    town.clock.pass_seconds(HOUR)
+    town.reporter.step(10)
+    assert (town.states, town.events[0].reason) == ([State.DOUBTFUL], "No such customer")
+
+
 @pytest.mark.parametrize("status", ["401", "403"])
 def test_forbidden(town: Town, status: str) -> None:
     """A key that Stripe refuses stops all sending for a minute and parks nothing; then all is delivered (L8)."""
