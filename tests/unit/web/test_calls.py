@@ -36,7 +36,7 @@ from farebox.web.calls import (
 )
 
 HOUR = 1_800_000_000
-METERS = {name: Meter(name, name, name) for name in ("calls", "tokens")}
+METERS = {name: Meter(name, name, name, free_unpriced=True) for name in ("calls", "tokens")}
 KEY = mint(b"k" * 32, live=False).reveal()
 OTHER = mint(b"o" * 32, live=False).reveal()
 BOTH = ("bearer", "x-api-key")
@@ -252,7 +252,8 @@ TABLE = RouteTable(
         ("GET", "/users/{id}/posts", "GET /users/{id}/posts"),
         ("POST", "/a.b", "POST /a.b"),
         ("POST", "/axb", None),
-        ("PUT", "/docs", "* /docs"),
+        ("PUT", "/docs", None),
+        ("GET", "/docs", "GET /docs"),
     ],
 )
 def test_which_rule(method: str, path: str, found: str | None) -> None:

@@ -26,14 +26,19 @@ from farebox.web.reading import ANSWER_BYTES_MAX, EVENT_BYTES_MAX
 ROUTES = """
 [meters.tokens]
 title = "Tokens"
+unpriced = "free"
 [meters.rows]
 title = "Rows"
+unpriced = "free"
 [meters.bytes]
 title = "Bytes"
+unpriced = "free"
 [meters.seconds]
 title = "Seconds"
+unpriced = "free"
 [meters.ms]
 title = "Milliseconds"
+unpriced = "free"
 
 [[routes]]
 match = "GET /header"
