@@ -23,7 +23,7 @@ from farebox.domain.balance import Verdict
 from farebox.domain.inbox import InboxEvent
 from farebox.errors import (
     ChangeRefused,
-    NotFound,
+    CustomerGone,
     ProviderError,
     ProviderForbidden,
     ProviderRejected,
@@ -461,7 +461,7 @@ def test_a_deleted_customer(shop: Shop, deleted: bool) -> None:
         if not deleted:
             shop.objects("customer")[0].pop("deleted")
         if deleted:
-            with pytest.raises(NotFound):
+            with pytest.raises(CustomerGone):
                 shop.provider.subscriptions(str(account.customer_id))
         news(shop, account, "customer.deleted")
         while shop.runtime.background.worker.step():
