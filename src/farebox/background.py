@@ -289,9 +289,15 @@ class Background:
 
     def _side_by_side(self, jobs: Sequence[Callable[[], None]]) -> None:
         sent = [self._senders.submit(job) for job in jobs]
-        wait(sent, SENDING_SECONDS_MAX)  # what one of them meets must not leave the others' outcomes behind
+        # What one of them meets must not leave the others' outcomes behind.
+        overdue = wait(sent, SENDING_SECONDS_MAX).not_done
+        for future in overdue:
+            future.cancel()
+        if overdue:
+            _log.error("sends_overdue", sends=len(overdue), seconds=SENDING_SECONDS_MAX)
         for future in sent:
-            future.result(0)
+            if future not in overdue:
+                future.result()
 
 
 def follow(clock: FollowingClock) -> None:

@@ -294,12 +294,16 @@ class World:
     def _missed(self) -> int:
         """What Stripe has counted of periods whose invoice was final by then: no invoice has it but as late usage."""
         meters = {price["id"]: price["metadata"]["farebox_meter"] for price in self.stripe.all("price")}
+        ended = {s["id"]: s for s in self.stripe.all("subscription") if s["ended_at"] is not None}
         missed = 0
         for invoice in self.stripe.all("invoice"):
             for line in invoice["lines"]["data"] if invoice["status"] not in ("draft", "void") else ():
                 if line["parent"]["type"] == "subscription_item_details":
                     whose = self.account_of[invoice["customer"]], meters[line["pricing"]["price_details"]["price"]]
                     start, end = line["period"]["start"], line["period"]["end"]
+                    subscription = ended.get(line["parent"]["subscription_item_details"]["subscription"])
+                    if subscription is not None and end >= subscription["ended_at"]:
+                        end = self._hour_of_end(subscription)
                     counted = [e for e in self.oracle.book.values() if (e.account, e.meter) == whose]
                     missed += sum(e.value for e in counted if start <= e.timestamp < end) - line["quantity"]
         return missed + self._never_invoiced()

@@ -133,7 +133,7 @@ class Reporter:
         try:
             (run or _serially)(jobs)
         finally:
-            settled = self._settle(done)
+            settled = self._settle(list(done))  # a send that comes back later adds to it
         return settled
 
     @property

@@ -90,6 +90,34 @@ def test_a_duplicate_at_first_sight_halts(told: tuple[Town, Scripted]) -> None:
     assert (town.reporter.step(10), town.reporter.step(10), len(provider.sent)) == (2, 0, 3)
 
 
+def test_a_duplicate_that_comes_late(told: tuple[Town, Scripted], monkeypatch: pytest.MonkeyPatch) -> None:
+    """L6: a send that comes back while the step's outcomes are being written is not forgotten: if Stripe already has
+    its event, the next step halts."""
+    town, provider = told
+    town.add_buyer(2, "cus_2")
+    town.use(10)
+    town.use(20, buyer=2)
+    town.sealer.step(hard=True)
+    provider.script = [Outcome(Kind.DELIVERED), Outcome(Kind.DUPLICATE)]
+    overdue: list[Callable[[], None]] = []
+    write = town.store.settle_meter_events
+
+    def run(jobs: Sequence[Callable[[], None]]) -> None:
+        jobs[0]()
+        overdue.extend(jobs[1:])
+
+    def settle(*arguments: Any, **more: Any) -> set[str]:
+        written = write(*arguments, **more)
+        while overdue:
+            overdue.pop()()
+        return written
+
+    monkeypatch.setattr(town.store, "settle_meter_events", settle)
+    assert (town.reporter.step(10, run), town.reporter.halted) == (1, None)
+    town.reporter.step(10)
+    assert town.reporter.halted is not None
+
+
 @pytest.mark.parametrize("before", [Kind.THROTTLED, Kind.FORBIDDEN])
 def test_a_duplicate_after_mere_refusals_halts(told: tuple[Town, Scripted], before: OutcomeKind) -> None:
     """A refused attempt left nothing at Stripe, so a Duplicate after it is as suspicious as at first sight (L6)."""

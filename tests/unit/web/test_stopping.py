@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -73,6 +73,28 @@ def test_a_look_up_that_hangs(shop: Shop, monkeypatch: pytest.MonkeyPatch, hangi
     monkeypatch.setattr(shop.store, "find_facts", lambda _digests: hanging.wait(30))
     for _ in range(app.READER_THREADS_MAX + 2):
         assert shop.client.get("/api", headers=bearer(buyer.key)).status_code == 503
+
+
+def test_sends_that_hang(shop: Shop, monkeypatch: pytest.MonkeyPatch, hanging: threading.Event) -> None:
+    """I18: a send that does not end delays the others by no more than the bound, is no fault of the program, and what
+    has not begun by then never begins."""
+    monkeypatch.setattr(background, "SENDING_SECONDS_MAX", 0.3)
+    began: list[int] = []
+
+    def job(number: int) -> Callable[[], None]:
+        def work() -> None:
+            began.append(number)
+            hanging.wait(30)
+
+        return work
+
+    jobs = [lambda: began.append(-1), *(job(number) for number in range(background.SENDER_THREADS_MAX + 1))]
+    with capture_logs() as logs:
+        shop.runtime.background._side_by_side(jobs)
+    assert [e["sends"] for e in logs if e["event"] == "sends_overdue"] == [len(jobs) - 1]
+    hanging.set()
+    assert shop.runtime.background._senders.end(10)
+    assert sorted(began) == [-1, *range(background.SENDER_THREADS_MAX)]
 
 
 def test_a_feed_that_hangs(shop: Shop, monkeypatch: pytest.MonkeyPatch, hanging: threading.Event) -> None:
