@@ -51,6 +51,9 @@ def standby(cluster: Cluster, *, gone: bool) -> None:
     wanted = "gone" if gone else ""
     for _ in range(200):
         if cluster.ask("SHOW synchronous_standby_names") == [(wanted,)]:
+            cluster.ask(
+                "CHECKPOINT"
+            )  # the checkpointer tells all others whether to wait: by now it has read the settings
             return
         threading.Event().wait(0.02)
     raise AssertionError("the server does not take its settings up")

@@ -42,9 +42,8 @@ MONTH: Final = 30 * DAY
 STEPS_EACH: Final = 50  # SQLite's handler is called once for so many instructions
 STEPS_PER_ROW_MAX: Final = 200  # of SQLite for a row that is worked on, with all that is looked up for it
 ROWS_PER_ROW_MAX: Final = 10  # of PostgreSQL, over all nodes of a plan
-SEALED_ROWS: Final = (
-    8  # looked up for a bucket that is sealed: its account, its usage, its events, its account's periods
-)
+# Looked up for a bucket that is sealed: its account, to lock it and to know it, its usage, its events, its periods.
+SEALED_ROWS: Final = 10
 ALWAYS_MAX: Final = 300  # rows, whatever is worked on
 EXPLAINED_MAX: Final = 40  # of the same statement with many rows, so many are looked into
 

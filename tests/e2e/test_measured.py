@@ -15,8 +15,10 @@ from farebox.web.measured import UNSETTLED_BYTES_MAX
 CONFIG = """
 [meters.tokens]
 title = "Tokens"
+unpriced = "free"
 [meters.bytes]
 title = "Bytes"
+unpriced = "free"
 [[routes]]
 match = "GET /chat"
 charges = [{ meter = "calls" }, { meter = "tokens", from = "json:usage.total", minimum = 2 }]

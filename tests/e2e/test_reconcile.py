@@ -85,7 +85,7 @@ def test_stripe_away_over_the_invoice(stack: Stack) -> None:
     stack.relay.open()
     until(lambda: items(stack), "the late usage is an invoice item", 150)
     (item,) = items(stack)
-    assert (item["amount"], item["description"].startswith("3 × API calls of ")) == (300, True)
+    assert (item["amount"], item["description"].startswith("3 × API calls, ")) == (300, True)
     until(lambda: agrees(stack), "ledger, invoice and item agree", 60)
     jump(stack, "1 month")
     invoices = stack.at_stripe("invoices")["data"]
