@@ -7,6 +7,7 @@ from farebox.billing.checkout import chosen_offer, offer_of
 from farebox.billing.inbox import refresh_account
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Subscription, current_subscription
 from farebox.domain.catalog import Catalog
+from farebox.domain.changes import RankedPlan, is_upgrade, refusal_of
 from farebox.errors import ChangeRefused, ProviderUnavailable, SubscriptionMissing
 from farebox.ports import Clock, Offer, Provider, Store
 
@@ -28,8 +29,12 @@ def change_plan(
     plan_name: str,
     *,
     settle: Settle | None = None,
+    overrule: Callable[[str], None] | None = None,
 ) -> Subscription:
     """Change the account's plan at the end of its period, or now with `settle`. The subscription as Stripe has it then.
+
+    Buyers are bound by the catalog's rules for changes. An operator gives `overrule`: it is called before anything is
+    done, with what a buyer would be refused with, or "".
 
     PlanUnknown, InputInvalid, SubscriptionMissing, ChangeRefused in words, ProviderError; SettlementMissed: as before.
     A change that was planned before is given up for this one.
@@ -37,7 +42,13 @@ def change_plan(
     subscription = _running(store, provider, clock, account)
     plan = chosen_offer(catalog, plan_name, subscription.items[0].currency)
     offer = offer_of(provider, plan)
-    _check(provider, subscription, offer, now=settle is not None)
+    interval = provider.interval_of(subscription.items[0].price_id)
+    _check(subscription, offer, interval, now=settle is not None)
+    refusal = _refusal(catalog, subscription, offer, interval, now=settle is not None)
+    if overrule is not None:
+        overrule(refusal)
+    elif refusal:
+        raise ChangeRefused(refusal)
     if settle is None:
         provider.plan_subscription_change(subscription.id, offer)
         return _again(store, provider, clock, account, subscription)
@@ -103,7 +114,15 @@ def _again(
     return next(s for s in found if s.id == subscription.id)
 
 
-def _check(provider: Provider, subscription: Subscription, offer: Offer, *, now: bool) -> None:
+def _refusal(catalog: Catalog, subscription: Subscription, offer: Offer, interval: str, *, now: bool) -> str:
+    """Why the seller does not let buyers make this change at this time, or ""."""
+    plan = offer.plan
+    current = RankedPlan(subscription.plan, subscription.base, interval)
+    upgrade = is_upgrade(catalog.changes, current, RankedPlan(plan.name, plan.base, plan.interval))
+    return refusal_of(catalog.changes, plan.name, "now" if now else "period_end", upgrade=upgrade)
+
+
+def _check(subscription: Subscription, offer: Offer, interval: str, *, now: bool) -> None:
     if subscription.cancel_at_period_end:
         raise ChangeRefused("This subscription ends with its period. Let it go on first, in the billing portal.")
     if _has(subscription, offer):
@@ -114,7 +133,6 @@ def _check(provider: Provider, subscription: Subscription, offer: Offer, *, now:
         raise ChangeRefused(
             f"The subscription is {subscription.status}. Pay what is open first, in the billing portal."
         )
-    interval = provider.interval_of(subscription.items[0].price_id)
     if interval != offer.plan.interval:
         said = f"Plan {offer.plan.name} is billed by the {offer.plan.interval} and not by the {interval}"
         raise ChangeRefused(f"{said}: change to it when the period ends.")
