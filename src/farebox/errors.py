@@ -68,6 +68,7 @@ __all__ = [
     "NotStarted",
     "OperatorOnly",
     "PathTooLong",
+    "PaymentRequired",
     "PlanRequired",
     "PlanUnknown",
     "ProviderError",
@@ -259,6 +260,12 @@ class ChangeRefused(RequestRefused):
     code = "change_refused"
     status = 409
     title = "The plan cannot be changed like this"
+
+
+class PaymentRequired(RequestRefused):
+    code = "payment_required"
+    status = 402
+    title = "This change has to be paid first"
 
 
 class CustomerMissing(RequestRefused):

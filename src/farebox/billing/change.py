@@ -3,15 +3,21 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import structlog
+
 from farebox.billing.checkout import chosen_offer, offer_of
 from farebox.billing.inbox import refresh_account
+from farebox.billing.purchase import buy_change, require_payment_method
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Subscription, current_subscription
 from farebox.domain.catalog import Catalog
 from farebox.domain.changes import RankedPlan, is_upgrade, refusal_of
-from farebox.errors import ChangeRefused, ProviderUnavailable, SubscriptionMissing
+from farebox.errors import ChangeRefused, FareboxError, PaymentRequired, ProviderUnavailable, SubscriptionMissing
 from farebox.ports import Clock, Offer, Provider, Store
 
 __all__ = ["Settle", "change_plan", "drop_change", "outdated", "subscription_of"]
+
+
+_log = structlog.get_logger("farebox.change")
 
 
 class Settle(Protocol):
@@ -33,11 +39,12 @@ def change_plan(
 ) -> Subscription:
     """Change the account's plan at the end of its period, or now with `settle`. The subscription as Stripe has it then.
 
-    Buyers are bound by the catalog's rules for changes. An operator gives `overrule`: it is called before anything is
-    done, with what a buyer would be refused with, or "".
+    Buyers are bound by the catalog's rules for changes, need a payment method, and pay for a change now at once. An
+    operator's change is billed with the period's invoice; `overrule` is told before it what a buyer would be refused
+    with, or "". A change that was planned before is given up for this one.
 
-    PlanUnknown, InputInvalid, SubscriptionMissing, ChangeRefused in words, ProviderError; SettlementMissed: as before.
-    A change that was planned before is given up for this one.
+    PlanUnknown, InputInvalid, SubscriptionMissing, ChangeRefused in words, ProviderError; SettlementMissed and
+    PaymentRequired: as before.
     """
     subscription = _running(store, provider, clock, account)
     plan = chosen_offer(catalog, plan_name, subscription.items[0].currency)
@@ -49,13 +56,18 @@ def change_plan(
         overrule(refusal)
     elif refusal:
         raise ChangeRefused(refusal)
+    else:
+        require_payment_method(provider, subscription, offer.plan)
     if settle is None:
         provider.plan_subscription_change(subscription.id, offer)
         return _again(store, provider, clock, account, subscription)
 
     def change() -> Subscription:
         try:
-            provider.change_subscription(subscription.id, offer)
+            if overrule is not None:
+                provider.change_subscription(subscription.id, offer)
+            else:
+                _buy(store, provider, clock, catalog, account, subscription, offer)
         except ProviderUnavailable:  # the answer was lost: what Stripe says now counts
             after = _again(store, provider, clock, account, subscription)
             if not _has(after, offer):
@@ -112,6 +124,36 @@ def _again(
 ) -> Subscription:
     found = refresh_account(store, provider, clock, account)
     return next(s for s in found if s.id == subscription.id)
+
+
+def _buy(
+    store: Store,
+    provider: Provider,
+    clock: Clock,
+    catalog: Catalog,
+    account: Account,
+    subscription: Subscription,
+    offer: Offer,
+) -> None:
+    """Change the plan now if it is paid at once. Otherwise a change that was planned before is planned again."""
+    try:
+        buy_change(store, provider, clock, account, subscription, offer)
+    except PaymentRequired:
+        if subscription.next_plan:
+            _plan_again(store, provider, clock, catalog, account, subscription)
+        raise
+
+
+def _plan_again(
+    store: Store, provider: Provider, clock: Clock, catalog: Catalog, account: Account, subscription: Subscription
+) -> None:
+    """Plan the change anew that was given up for one that was not paid."""
+    try:
+        planned = chosen_offer(catalog, subscription.next_plan, subscription.items[0].currency)
+        provider.plan_subscription_change(subscription.id, offer_of(provider, planned))
+        _again(store, provider, clock, account, subscription)
+    except FareboxError as error:
+        _log.error("planned_change_lost", account=account.id, plan=subscription.next_plan, reason=str(error))
 
 
 def _refusal(catalog: Catalog, subscription: Subscription, offer: Offer, interval: str, *, now: bool) -> str:

@@ -52,10 +52,12 @@ def plans(tmp_path: Path) -> Iterator[Shop]:
         yield opened
 
 
-def change(shop: Shop, claimed: Claimed, plan: str, *, now: bool = False) -> Subscription:
+def change(shop: Shop, claimed: Claimed, plan: str, *, now: bool = False, operator: bool = False) -> Subscription:
+    """By the buyer, or by an operator, whose change now is billed with the period's invoice."""
     settle = settlement(shop).run if now else None
-    account = shop.account(claimed)
-    return change_plan(shop.store, shop.provider, shop.clock, shop.catalog, account, plan, settle=settle)
+    overrule: Any = (lambda refusal: None) if operator else None
+    account, catalog = shop.account(claimed), shop.catalog
+    return change_plan(shop.store, shop.provider, shop.clock, catalog, account, plan, settle=settle, overrule=overrule)
 
 
 def report(shop: Shop, claimed: Claimed) -> Any:
@@ -95,7 +97,7 @@ def test_what_was_used_before_is_billed_at_the_old_price(plans: Shop) -> None:
     claimed = plans.buy()
     plans.call(claimed.key, 7)
     plans.clock.pass_seconds(10 * DAY)
-    changed = change(plans, claimed, "scale", now=True)
+    changed = change(plans, claimed, "scale", now=True, operator=True)
     assert (changed.plan, changed.status, changed.base) == ("scale", "active", Decimal(2_900))
     plans.call(claimed.key, 8)
     plans.clock.pass_seconds(3_600)
@@ -221,18 +223,18 @@ def test_a_lost_answer_is_looked_up(plans: Shop, monkeypatch: pytest.MonkeyPatch
     """A change whose answer was lost is taken as done when Stripe shows it, and only then."""
     claimed = plans.buy()
     account = plans.account(claimed)
-    real: Callable[..., None] = plans.provider.change_subscription
+    real: Callable[..., None] = plans.provider.buy_subscription_change
 
-    def lost(*arguments: Any) -> None:
-        real(*arguments)
+    def lost(*arguments: Any, **named: Any) -> None:
+        real(*arguments, **named)
         raise ProviderUnavailable("The answer was lost.")
 
-    def refused(*_: Any) -> None:
+    def refused(*_: Any, **__: Any) -> None:
         raise ProviderUnavailable("Nothing was done.")
 
     run = settlement(plans).run
     for way, plan in ((refused, "payg"), (lost, "scale")):
-        monkeypatch.setattr(plans.provider, "change_subscription", way)
+        monkeypatch.setattr(plans.provider, "buy_subscription_change", way)
         try:
             change_plan(plans.store, plans.provider, plans.clock, plans.catalog, account, "scale", settle=run)
         except ProviderUnavailable:
