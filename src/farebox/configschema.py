@@ -14,7 +14,7 @@ _REFERENCE: Final = re.compile(r"#/\$defs/(\w+)")
 _RENAMED: Final = {"ge": "minimum", "le": "maximum"}  # pydantic leaves them as they are beside what may be absent
 _AMOUNTS: Final = {
     "base": 'A flat fee for each interval, as text in major units: "29.00".',
-    "setup_fee": "Charged once, with an account's first subscription, as text in major units.",
+    "setup_fee": "Charged once to each account that comes to the plan, as text in major units.",
     "minimum": "The least that a whole interval comes to, as text in major units.",
     "prices": "One price for each meter that the plan charges for: [[plans.NAME.prices]].",
 }
@@ -52,7 +52,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "Plan.currency": 'The ISO 4217 code in small letters: "usd".',
     "Plan.interval": "How often the buyer is billed.",
     "Plan.currencies": "The same plan in other currencies: [plans.NAME.currencies.eur].",
-    "Plan.trial_days": "Days that cost nothing, for an account's first subscription.",
+    "Plan.trial_days": "Days that cost nothing, once to each account, with a checkout.",
     "Plan.card_required": "false: Checkout asks for a card only if something is due today.",
     "Plan.promotion_codes": "Whether buyers may enter promotion codes at Checkout.",
     "Plan.tax": "Whether Stripe Tax computes taxes on top.",

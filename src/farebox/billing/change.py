@@ -1,6 +1,7 @@
 """Change the plan of a subscription: at its period's end, or now, once the usage of before is settled (L12)."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -8,6 +9,7 @@ import structlog
 from farebox.billing.checkout import chosen_offer, offer_of
 from farebox.billing.inbox import refresh_account
 from farebox.billing.purchase import buy_change, require_payment_method
+from farebox.billing.terms import terms_for
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Subscription, current_subscription
 from farebox.domain.catalog import Catalog
 from farebox.domain.changes import RankedPlan, is_upgrade, refusal_of
@@ -41,7 +43,7 @@ def change_plan(
 
     Buyers are bound by the catalog's rules for changes, need a payment method, and pay for a change now at once. An
     operator's change is billed with the period's invoice; `overrule` is told before it what a buyer would be refused
-    with, or "". A change that was planned before is given up for this one.
+    with, or "", and no set-up fee is asked. A change that was planned before is given up for this one.
 
     PlanUnknown, InputInvalid, SubscriptionMissing, ChangeRefused in words, ProviderError; SettlementMissed and
     PaymentRequired: as before.
@@ -54,10 +56,12 @@ def change_plan(
     refusal = _refusal(catalog, subscription, offer, interval, now=settle is not None)
     if overrule is not None:
         overrule(refusal)
+        offer = replace(offer, setup_id=None)
     elif refusal:
         raise ChangeRefused(refusal)
     else:
         require_payment_method(provider, subscription, offer.plan)
+        offer = terms_for(store, account, offer)
     if settle is None:
         provider.plan_subscription_change(subscription.id, offer)
         return _again(store, provider, clock, account, subscription)
@@ -150,7 +154,8 @@ def _plan_again(
     """Plan the change anew that was given up for one that was not paid."""
     try:
         planned = chosen_offer(catalog, subscription.next_plan, subscription.items[0].currency)
-        provider.plan_subscription_change(subscription.id, offer_of(provider, planned))
+        offer = terms_for(store, account, offer_of(provider, planned))
+        provider.plan_subscription_change(subscription.id, offer)
         _again(store, provider, clock, account, subscription)
     except FareboxError as error:
         _log.error("planned_change_lost", account=account.id, plan=subscription.next_plan, reason=str(error))

@@ -111,7 +111,7 @@ AnyPrice = Price | PackagePrice | TieredPrice
 
 
 class FeeKind(StrEnum):
-    """BASE: for each interval, in advance. SETUP: once, with an account's first subscription."""
+    """BASE: for each interval, in advance. SETUP: once to each account that comes to the plan."""
 
     BASE = "base"
     SETUP = "setup"

@@ -229,6 +229,8 @@ class BuyerCalls(StripeCalls):
                     "proration_behavior": "none",
                 },
             ]
+            if offer.setup_id is not None:
+                phases[1]["add_invoice_items"] = [{"price": offer.setup_id}]
             changed = {"phases": phases, "end_behavior": "release", "proration_behavior": "none"}
             self._api.subscription_schedules.update(made["id"], params=changed)
             # Last, so that what is told was done.

@@ -1,6 +1,5 @@
 """Updates of a subscription that are billed at once: a cycle that begins anew, items that are added, payment first."""
 
-from decimal import Decimal
 from typing import Any, Final
 
 from farebox.sandbox.core import Context
@@ -8,36 +7,16 @@ from farebox.sandbox.customers import authentication_required, card_of, charge
 from farebox.sandbox.discounts import discounts_of
 from farebox.sandbox.drafts import new_invoice
 from farebox.sandbox.errors import StripeError, invalid, not_modelled
-from farebox.sandbox.invoiceitems import new_item, waiting_items
+from farebox.sandbox.invoiceitems import waiting_items
 from farebox.sandbox.lifecycle import bill_now, closing_plan, next_periods, restart_cycle
 from farebox.sandbox.lines import Plan, licensed_entries, single_entry, trial_entries
-from farebox.sandbox.params import array, enum, integer, obj, required, text
-from farebox.sandbox.pricing import amount_of
+from farebox.sandbox.params import enum
 from farebox.sandbox.prorations import Change, apply_change, keep_items, unused_time
-from farebox.sandbox.sellable import check_product
 from farebox.sandbox.state import StripeObject
 
-__all__ = ["ADDED_ITEMS", "ANCHOR", "added_items", "apply_billed", "check_billing", "check_paid_first"]
+__all__ = ["ANCHOR", "apply_billed", "check_billing", "check_paid_first"]
 
-_ADDED_MAX: Final = 20
-_AMOUNT_MAX: Final = 99_999_999
 ANCHOR: Final = enum("now", "unchanged")
-ADDED_ITEMS: Final = array(
-    obj(
-        {
-            "price": text(),
-            "price_data": obj(
-                {
-                    "currency": required(text(3)),
-                    "product": required(text()),
-                    "unit_amount": required(integer(-_AMOUNT_MAX, _AMOUNT_MAX)),
-                }
-            ),
-            "quantity": integer(1),
-        }
-    ),
-    _ADDED_MAX,
-)
 
 
 def check_billing(subscription: StripeObject, p: dict[str, Any]) -> None:
@@ -51,44 +30,6 @@ def check_billing(subscription: StripeObject, p: dict[str, Any]) -> None:
         raise not_modelled(f"billing_cycle_anchor=now on a subscription that is {subscription['status']}")
     if "proration_date" in p:
         raise not_modelled("billing_cycle_anchor=now together with proration_date")
-
-
-def added_items(ctx: Context, subscription: StripeObject, p: dict[str, Any]) -> list[StripeObject]:
-    """The invoice items that an update adds to the next invoice, not kept yet."""
-    return [
-        _added(ctx, subscription, entry, f"add_invoice_items[{i}]")
-        for i, entry in enumerate(p.get("add_invoice_items", []))
-    ]
-
-
-def _added(ctx: Context, subscription: StripeObject, entry: dict[str, Any], where: str) -> StripeObject:
-    if ("price" in entry) == ("price_data" in entry):
-        raise invalid("Pass exactly one of price and price_data.", param=where)
-    quantity, price = entry.get("quantity", 1), None
-    if "price" in entry:
-        price = ctx.state.get("price", entry["price"], param=f"{where}[price]", status=400)
-        if price["recurring"] is not None or not price["active"]:
-            raise invalid("The price must be active and one-time.", param=f"{where}[price]")
-        check_product(ctx, price, f"{where}[price]", "invoice items")
-        product, currency, amount = price["product"], price["currency"], amount_of(price, Decimal(quantity))
-    else:
-        data = entry["price_data"]
-        product = ctx.state.get("product", data["product"], param=f"{where}[price_data][product]", status=400)["id"]
-        currency, amount = data["currency"].lower(), data["unit_amount"] * quantity
-    if currency != subscription["currency"]:
-        raise invalid(f"The subscription is in {subscription['currency']}, and the item in {currency}.", param=where)
-    return new_item(
-        ctx,
-        subscription["customer"],
-        amount=amount,
-        currency=currency,
-        description=ctx.state.objects["product"][product]["name"],
-        quantity=quantity,
-        price=price,
-        unit_amount=price["unit_amount_decimal"] if price is not None else None,
-        subscription=subscription["id"],
-        discountable=amount >= 0,
-    )
 
 
 def check_paid_first(

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from farebox.sandbox.additions import ADDED_ITEMS, added_items
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.customers import asked_method, card_of, charge, live_customer
@@ -17,14 +18,7 @@ from farebox.sandbox.errors import StripeError, invalid, not_modelled, wrong_sta
 from farebox.sandbox.lifecycle import begin, cancel_now, due_today, end_trial, resume
 from farebox.sandbox.params import array, boolean, enum, integer, metadata, obj, required, text
 from farebox.sandbox.prorations import Change, make_item, plan_change
-from farebox.sandbox.purchases import (
-    ADDED_ITEMS,
-    ANCHOR,
-    added_items,
-    apply_billed,
-    check_billing,
-    check_paid_first,
-)
+from farebox.sandbox.purchases import ANCHOR, apply_billed, check_billing, check_paid_first
 from farebox.sandbox.sellable import ITEMS_MAX, check_prices, check_together, sellable_price
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, period_end

@@ -131,6 +131,33 @@ def test_items_that_are_added(seller: Seller) -> None:
     assert [item["amount"] for item in seller.get("/v1/invoiceitems", pending=True)["data"]] == [1_000]
 
 
+def test_a_phase_adds_to_its_first_invoice(seller: Seller) -> None:
+    """What a schedule's later phase adds is on the invoice with which it begins, and on no other."""
+    made = hybrid(seller, seats(seller))
+    product = seller.post("/v1/products", name="Setup")["id"]
+    fee = seller.post("/v1/prices", currency="usd", product=product, unit_amount=500)["id"]
+    schedule = seller.post("/v1/subscription_schedules", from_subscription=made["id"])
+    running = schedule["phases"][0]
+    names = [i["price"] for i in running["items"]]
+    phases = [
+        {"items": [{"price": p} for p in names], "start_date": running["start_date"], "end_date": running["end_date"]},
+        {
+            "items": [{"price": seats(seller, 2_000)}, {"price": seller.price_id}],
+            "duration": {"interval": "month"},
+            "add_invoice_items": [{"price": fee}],
+        },
+    ]
+    path = f"/v1/subscription_schedules/{schedule['id']}"
+    wrong = [phases[0], {**phases[1], "add_invoice_items": [{"price": names[0]}]}]
+    assert seller.refused(400, "POST", path, {"phases": wrong})["param"] == "phases[1][add_invoice_items][0][price]"
+    assert seller.refused(501, "POST", path, {"phases": [{**phases[0], "add_invoice_items": [{"price": fee}]}]})
+    seller.post(path, phases=phases)
+    seller.move(MONTH + HOUR)
+    assert sorted(amount for _, amount in lines(seller.invoices(made)[-1])) == [0, 500, 2_000]
+    seller.move(31 * DAY)
+    assert sorted(amount for _, amount in lines(seller.invoices(made)[-1])) == [0, 2_000]
+
+
 @pytest.mark.parametrize(
     ("asked", "status"),
     [
