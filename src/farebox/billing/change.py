@@ -13,7 +13,7 @@ from farebox.billing.terms import terms_for
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Subscription, current_subscription
 from farebox.domain.catalog import Catalog
 from farebox.domain.changes import RankedPlan, is_upgrade, refusal_of
-from farebox.errors import ChangeRefused, FareboxError, PaymentRequired, ProviderUnavailable, SubscriptionMissing
+from farebox.errors import ChangeRefused, FareboxError, PaymentRequired, ProviderError, SubscriptionMissing
 from farebox.ports import Clock, Offer, Provider, Store
 
 __all__ = ["Settle", "change_plan", "drop_change", "outdated", "subscription_of"]
@@ -49,19 +49,15 @@ def change_plan(
     PaymentRequired: as before.
     """
     subscription = _running(store, provider, clock, account)
-    plan = chosen_offer(catalog, plan_name, subscription.items[0].currency)
-    offer = offer_of(provider, plan)
+    offer = offer_of(provider, chosen_offer(catalog, plan_name, subscription.items[0].currency))
     interval = provider.interval_of(subscription.items[0].price_id)
     _check(subscription, offer, interval, now=settle is not None)
     refusal = _refusal(catalog, subscription, offer, interval, now=settle is not None)
     if overrule is not None:
         overrule(refusal)
         offer = replace(offer, setup_id=None)
-    elif refusal:
-        raise ChangeRefused(refusal)
     else:
-        require_payment_method(provider, subscription, offer.plan)
-        offer = terms_for(store, account, offer)
+        offer = _for_buyer(store, provider, account, subscription, offer, refusal)
     if settle is None:
         provider.plan_subscription_change(subscription.id, offer)
         return _again(store, provider, clock, account, subscription)
@@ -71,10 +67,11 @@ def change_plan(
             if overrule is not None:
                 provider.change_subscription(subscription.id, offer)
             else:
-                _buy(store, provider, clock, catalog, account, subscription, offer)
-        except ProviderUnavailable:  # the answer was lost: what Stripe says now counts
+                buy_change(store, provider, clock, account, subscription, offer)
+        except (PaymentRequired, ProviderError):  # what Stripe says now counts: the answer may have been lost
             after = _again(store, provider, clock, account, subscription)
             if not _has(after, offer):
+                _plan_again(store, provider, catalog, account, subscription, after)
                 raise
             return after
         return _again(store, provider, clock, account, subscription)
@@ -130,35 +127,32 @@ def _again(
     return next(s for s in found if s.id == subscription.id)
 
 
-def _buy(
-    store: Store,
-    provider: Provider,
-    clock: Clock,
-    catalog: Catalog,
-    account: Account,
-    subscription: Subscription,
-    offer: Offer,
-) -> None:
-    """Change the plan now if it is paid at once. Otherwise a change that was planned before is planned again."""
-    try:
-        buy_change(store, provider, clock, account, subscription, offer)
-    except PaymentRequired:
-        if subscription.next_plan:
-            _plan_again(store, provider, clock, catalog, account, subscription)
-        raise
+def _for_buyer(
+    store: Store, provider: Provider, account: Account, subscription: Subscription, offer: Offer, refusal: str
+) -> Offer:
+    """What the buyer gets of the offer. ChangeRefused, PaymentRequired."""
+    if refusal:
+        raise ChangeRefused(refusal)
+    require_payment_method(provider, subscription, offer.plan)
+    return terms_for(store, account, offer)
 
 
 def _plan_again(
-    store: Store, provider: Provider, clock: Clock, catalog: Catalog, account: Account, subscription: Subscription
+    store: Store,
+    provider: Provider,
+    catalog: Catalog,
+    account: Account,
+    before: Subscription,
+    after: Subscription,
 ) -> None:
-    """Plan the change anew that was given up for one that was not paid."""
+    """Plan the change anew that was given up for one that did not happen."""
+    if not before.next_plan or after.next_plan:
+        return
     try:
-        planned = chosen_offer(catalog, subscription.next_plan, subscription.items[0].currency)
-        offer = terms_for(store, account, offer_of(provider, planned))
-        provider.plan_subscription_change(subscription.id, offer)
-        _again(store, provider, clock, account, subscription)
+        planned = chosen_offer(catalog, before.next_plan, before.items[0].currency)
+        provider.plan_subscription_change(before.id, terms_for(store, account, offer_of(provider, planned)))
     except FareboxError as error:
-        _log.error("planned_change_lost", account=account.id, plan=subscription.next_plan, reason=str(error))
+        _log.error("planned_change_lost", account=account.id, plan=before.next_plan, reason=str(error))
 
 
 def _refusal(catalog: Catalog, subscription: Subscription, offer: Offer, interval: str, *, now: bool) -> str:

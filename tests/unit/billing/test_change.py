@@ -17,7 +17,14 @@ from farebox.billing.invoices import usage_report
 from farebox.config import load_catalog
 from farebox.domain.accounts import Subscription
 from farebox.domain.rating import lines_of, total_of
-from farebox.errors import ChangeRefused, InputInvalid, PlanUnknown, ProviderUnavailable, SubscriptionMissing
+from farebox.errors import (
+    ChangeRefused,
+    InputInvalid,
+    PlanUnknown,
+    ProviderFailed,
+    ProviderUnavailable,
+    SubscriptionMissing,
+)
 
 DAY: Final = 86_400
 PLANS: Final = (
@@ -240,6 +247,27 @@ def test_a_lost_answer_is_looked_up(plans: Shop, monkeypatch: pytest.MonkeyPatch
         except ProviderUnavailable:
             assert way is refused
         assert refresh(plans, claimed).plan == plan
+
+
+@pytest.mark.parametrize("operator", [False, True])
+@pytest.mark.parametrize("error", [ProviderUnavailable, ProviderFailed])
+def test_a_change_that_fails_gives_up_no_planned_one(
+    plans: Shop, monkeypatch: pytest.MonkeyPatch, error: type[Exception], operator: bool
+) -> None:
+    """Stripe fails after the planned change was taken off: the change did not happen, and the planned one is planned
+    again."""
+    claimed = plans.buy()
+    planned = change(plans, claimed, "bulk")
+
+    def failing(id: str, *_: Any, **__: Any) -> None:
+        plans.provider.drop_subscription_change(planned.id)
+        raise error("Nothing was done.")
+
+    for name in ("buy_subscription_change", "change_subscription"):
+        monkeypatch.setattr(plans.provider, name, failing)
+    with pytest.raises(error):
+        change(plans, claimed, "scale", now=True, operator=operator)
+    assert (refresh(plans, claimed).plan, refresh(plans, claimed).next_plan) == ("payg", "bulk")
 
 
 def test_subscribers_keep_their_version_until_they_are_moved(tmp_path: Path) -> None:
