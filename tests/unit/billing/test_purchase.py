@@ -86,7 +86,7 @@ def give_card(shop: Shop, claimed: Claimed, card: str) -> None:
     method = shop.at_stripe("POST", f"/v1/payment_methods/{card}/attach", f"customer={customer}")["id"]
     shop.at_stripe("POST", f"/v1/customers/{customer}", f"invoice_settings[default_payment_method]={method}")
     for subscription in shop.objects("subscription"):
-        if subscription["customer"] == customer:
+        if subscription["customer"] == customer and subscription["status"] != "canceled":
             shop.at_stripe("POST", f"/v1/subscriptions/{subscription['id']}", f"default_payment_method={method}")
 
 
