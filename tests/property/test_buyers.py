@@ -108,6 +108,8 @@ class Walk:
         self.oracle.ends, self.oracle.next_plan = True, ""
 
     def other_card(self) -> None:
+        if self.oracle.next_plan:  # a schedule's phase keeps the card of when it was planned
+            self.drop()
         self.card = "bad" if self.card == "good" else "good"
         self.said.append(f"card {self.card}")
         give_card(self.shop, self.claimed, DECLINED if self.card == "bad" else "pm_card_visa")
