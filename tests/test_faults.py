@@ -34,6 +34,7 @@ FAULTS: Final = {
     "F29": "a subscription ends at Stripe by somebody else's hand, with and without an invoice",
     "F30": "a commit never answers, while reads work",
     "F31": "the provider refuses, throttles or saves a failure for one account's object",
+    "F32": "random walks of a buyer through every plan, trial and change",
     "F33": "two transactions on one account, the first paused after each of its statements",
 }
 TO_COME: Final = {"F17": "limits come with plans that have them", "F24": "the gateway comes later"}

@@ -7,11 +7,12 @@ from pydantic import Field, WithJsonSchema, field_validator
 
 from farebox.configplans import AmountsTable, PlanTable, key_faults, plan_of
 from farebox.configroutes import RouteTable, route_faults, route_of
-from farebox.configtable import Table, Whole, unknown_meter
+from farebox.configtable import Table, Whole, near, unknown_meter
 from farebox.domain.catalog import (
     Catalog,
     Meter,
 )
+from farebox.domain.changes import ChangeRules
 
 __all__ = [
     "GRACE_DAYS_MAX",
@@ -91,6 +92,12 @@ class _Meter(Table):
     unpriced: Literal["refuse", "free"] = "refuse"
 
 
+class _Changes(Table):
+    upgrade: Literal["now", "period_end", "operator"] = "now"
+    downgrade: Literal["now", "period_end", "operator"] = "period_end"
+    order: list[str] = Field(default_factory=list, max_length=100)
+
+
 class FileModel(Table):
     """farebox.toml, whole."""
 
@@ -101,17 +108,20 @@ class FileModel(Table):
     ledger: _Ledger = _Ledger()
     meters: dict[str, _Meter] = Field(default_factory=dict, max_length=100, json_schema_extra=_NAMES)
     plans: dict[str, PlanTable] = Field(default_factory=dict, max_length=100, json_schema_extra=_NAMES)
+    changes: _Changes = _Changes()
     routes: list[RouteTable] = Field(default_factory=list, max_length=ROUTES_MAX)
 
 
 def read_catalog(model: FileModel) -> tuple[Catalog, list[str]]:
     """The catalog, and each thing that does not fit together as "dotted.path: what is wrong; what to write". With such
     a fault the catalog has something harmless in its place, and must not be used."""
-    faults = [*_name_faults(model), *_meter_faults(model)]
+    faults = [*_name_faults(model), *_meter_faults(model), *_change_faults(model)]
     plans = {name: plan_of(name, plan, faults) for name, plan in model.plans.items()}
     faults += key_faults(plans)
     meters = {n: Meter(n, m.title, m.event_name or n, m.unpriced == "free") for n, m in model.meters.items()}
-    return Catalog(meters=meters, plans=plans, routes=tuple(route_of(route) for route in model.routes)), faults
+    routes = tuple(route_of(route) for route in model.routes)
+    changes = ChangeRules(model.changes.upgrade, model.changes.downgrade, tuple(model.changes.order))
+    return Catalog(meters=meters, plans=plans, routes=routes, changes=changes), faults
 
 
 def _priced(model: FileModel) -> list[tuple[str, AmountsTable]]:
@@ -133,6 +143,17 @@ def _name_faults(model: FileModel) -> list[str]:
         for table, name in names
         if not _NAME.fullmatch(name)
     ]
+
+
+def _change_faults(model: FileModel) -> list[str]:
+    faults, order = [], model.changes.order
+    for i, name in enumerate(order):
+        if name not in model.plans:
+            known = ", ".join(sorted(model.plans)) or "none"
+            faults.append(f"changes.order[{i}]: there is no plan {name!r} (known: {known}){near(name, model.plans)}")
+        elif name in order[:i]:
+            faults.append(f"changes.order[{i}]: {name!r} stands in the order already; name each plan once")
+    return faults
 
 
 def _meter_faults(model: FileModel) -> list[str]:

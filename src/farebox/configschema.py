@@ -14,7 +14,7 @@ _REFERENCE: Final = re.compile(r"#/\$defs/(\w+)")
 _RENAMED: Final = {"ge": "minimum", "le": "maximum"}  # pydantic leaves them as they are beside what may be absent
 _AMOUNTS: Final = {
     "base": 'A flat fee for each interval, as text in major units: "29.00".',
-    "setup_fee": "Charged once, with an account's first subscription, as text in major units.",
+    "setup_fee": "Charged once to each account that comes to the plan, as text in major units.",
     "minimum": "The least that a whole interval comes to, as text in major units.",
     "prices": "One price for each meter that the plan charges for: [[plans.NAME.prices]].",
 }
@@ -25,6 +25,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "FileModel.reporting": "How usage gets to Stripe, and how it is compared.",
     "FileModel.ledger": "What the ledger's database must promise, and what happens while it is away.",
     "FileModel.meters": "What is counted: [meters.NAME].",
+    "FileModel.changes": "When buyers may change plans by themselves.",
     "FileModel.plans": "What is sold: [plans.NAME].",
     "FileModel.routes": "What a call costs: [[routes]], the first match wins.",
     "Http.prefix": "Every route of Farebox lives under it. Begins with a slash and does not end with one.",
@@ -44,11 +45,14 @@ _ABOUT: Final[Mapping[str, str]] = {
     "Meter.title": 'What people read, at Stripe and on the plans page: "API calls".',
     "Meter.event_name": "The meter's event name at Stripe, for ever; the meter's own name when left out.",
     "Meter.unpriced": 'What becomes of calls on plans without a price for it: "refuse" or "free".',
+    "Changes.upgrade": 'A buyer\'s change to a plan that ranks higher: "now", "period_end", or "operator" for never.',
+    "Changes.downgrade": 'Any other change of a buyer\'s: "now", "period_end", or "operator" for never.',
+    "Changes.order": "Plans, cheapest first, where base fees do not tell which one ranks higher.",
     "Plan.title": 'The product\'s name at Stripe and on the plans page: "Pay as you go".',
     "Plan.currency": 'The ISO 4217 code in small letters: "usd".',
     "Plan.interval": "How often the buyer is billed.",
     "Plan.currencies": "The same plan in other currencies: [plans.NAME.currencies.eur].",
-    "Plan.trial_days": "Days that cost nothing, for an account's first subscription.",
+    "Plan.trial_days": "Days that cost nothing, once to each account, with a checkout.",
     "Plan.card_required": "false: Checkout asks for a card only if something is due today.",
     "Plan.promotion_codes": "Whether buyers may enter promotion codes at Checkout.",
     "Plan.tax": "Whether Stripe Tax computes taxes on top.",

@@ -11,6 +11,7 @@ import pytest
 from farebox.config import Settings, load_settings
 from farebox.configcheck import CONFIG_BYTES_MAX
 from farebox.domain.catalog import Meter, Price, Route
+from farebox.domain.changes import ChangeRules
 from farebox.domain.keys import pepper_from
 from farebox.domain.measures import SUCCESS, Measure, Source, Terms
 from farebox.errors import ConfigError
@@ -369,6 +370,38 @@ def test_a_named_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named = in_folder(tmp_path, monkeypatch, b"", FAREBOX_CONFIG=str(other))
     assert list(named.catalog.meters) == ["rides"]
     assert list(load_settings(path=tmp_path / "farebox.toml").catalog.meters) == ["calls"]
+
+
+def test_rules_for_changes(tmp_path: Path) -> None:
+    """Upgrades now and the rest at the period's end unless the file says otherwise; the order names plans."""
+    assert load(tmp_path).catalog.changes == ChangeRules("now", "period_end", ())
+    rules = '[changes]\nupgrade = "operator"\ndowngrade = "now"\norder = ["payg"]\n'
+    assert load(tmp_path, PLAIN + rules).catalog.changes == ChangeRules("operator", "now", ("payg",))
+
+
+@pytest.mark.parametrize(
+    ("rules", "place", "said"),
+    [
+        ('order = ["payg", "pro"]', "changes.order[1]", "there is no plan 'pro' (known: payg)"),
+        ('order = ["pyg"]', "changes.order[0]", 'did you mean "payg"?'),
+        ('order = ["payg", "payg"]', "changes.order[1]", "'payg' stands in the order already"),
+        ('upgrade = "later"', "changes.upgrade", "is not one of"),
+        ('sidegrade = "now"', "changes.sidegrade", "Farebox knows no such setting"),
+    ],
+)
+def test_mistakes_in_rules_for_changes(tmp_path: Path, rules: str, place: str, said: str) -> None:
+    """A mistake in [changes] is named by its line and place."""
+    detail = refusal(tmp_path, PLAIN + f"[changes]\n{rules}\n")
+    assert named(tmp_path, place, detail), detail
+    assert said in detail
+    assert f"farebox.toml:{PLAIN.count(chr(10)) + 2}: " in detail
+
+
+def test_a_broken_plan_is_not_missed_in_the_order(tmp_path: Path) -> None:
+    """A plan with a fault of its own is told by that fault alone."""
+    detail = refusal(tmp_path, PLAIN.replace('title = "Pay as you go"', "") + '[changes]\norder = ["payg"]\n')
+    assert "changes.order" not in detail
+    assert "plans.payg.title" in detail
 
 
 @pytest.mark.parametrize("change", [{"prefix": "/x"}, {"secrets": ()}])

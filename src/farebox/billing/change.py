@@ -1,16 +1,25 @@
 """Change the plan of a subscription: at its period's end, or now, once the usage of before is settled (L12)."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
+
+import structlog
 
 from farebox.billing.checkout import chosen_offer, offer_of
 from farebox.billing.inbox import refresh_account
+from farebox.billing.purchase import buy_change, require_payment_method
+from farebox.billing.terms import terms_for
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Subscription, current_subscription
 from farebox.domain.catalog import Catalog
-from farebox.errors import ChangeRefused, ProviderUnavailable, SubscriptionMissing
+from farebox.domain.changes import RankedPlan, is_upgrade, refusal_of
+from farebox.errors import ChangeRefused, FareboxError, PaymentRequired, ProviderError, SubscriptionMissing
 from farebox.ports import Clock, Offer, Provider, Store
 
 __all__ = ["Settle", "change_plan", "drop_change", "outdated", "subscription_of"]
+
+
+_log = structlog.get_logger("farebox.change")
 
 
 class Settle(Protocol):
@@ -28,26 +37,41 @@ def change_plan(
     plan_name: str,
     *,
     settle: Settle | None = None,
+    overrule: Callable[[str], None] | None = None,
 ) -> Subscription:
     """Change the account's plan at the end of its period, or now with `settle`. The subscription as Stripe has it then.
 
-    PlanUnknown, InputInvalid, SubscriptionMissing, ChangeRefused in words, ProviderError; SettlementMissed: as before.
-    A change that was planned before is given up for this one.
+    Buyers are bound by the catalog's rules for changes, need a payment method, and pay for a change now at once. An
+    operator's change is billed with the period's invoice; `overrule` is told before it what a buyer would be refused
+    with, or "", and no set-up fee is asked. A change that was planned before is given up for this one.
+
+    PlanUnknown, InputInvalid, SubscriptionMissing, ChangeRefused in words, ProviderError; SettlementMissed and
+    PaymentRequired: as before.
     """
     subscription = _running(store, provider, clock, account)
-    plan = chosen_offer(catalog, plan_name, subscription.items[0].currency)
-    offer = offer_of(provider, plan)
-    _check(provider, subscription, offer, now=settle is not None)
+    offer = offer_of(provider, chosen_offer(catalog, plan_name, subscription.items[0].currency))
+    interval = provider.interval_of(subscription.items[0].price_id)
+    _check(subscription, offer, interval, now=settle is not None)
+    refusal = _refusal(catalog, subscription, offer, interval, now=settle is not None)
+    if overrule is not None:
+        overrule(refusal)
+        offer = replace(offer, setup_id=None)
+    else:
+        offer = _for_buyer(store, provider, account, subscription, offer, refusal)
     if settle is None:
         provider.plan_subscription_change(subscription.id, offer)
         return _again(store, provider, clock, account, subscription)
 
     def change() -> Subscription:
         try:
-            provider.change_subscription(subscription.id, offer)
-        except ProviderUnavailable:  # the answer was lost: what Stripe says now counts
+            if overrule is not None:
+                provider.change_subscription(subscription.id, offer)
+            else:
+                buy_change(store, provider, clock, account, subscription, offer)
+        except (PaymentRequired, ProviderError):  # what Stripe says now counts: the answer may have been lost
             after = _again(store, provider, clock, account, subscription)
             if not _has(after, offer):
+                _plan_again(store, provider, catalog, account, subscription, after)
                 raise
             return after
         return _again(store, provider, clock, account, subscription)
@@ -103,7 +127,43 @@ def _again(
     return next(s for s in found if s.id == subscription.id)
 
 
-def _check(provider: Provider, subscription: Subscription, offer: Offer, *, now: bool) -> None:
+def _for_buyer(
+    store: Store, provider: Provider, account: Account, subscription: Subscription, offer: Offer, refusal: str
+) -> Offer:
+    """What the buyer gets of the offer. ChangeRefused, PaymentRequired."""
+    if refusal:
+        raise ChangeRefused(refusal)
+    require_payment_method(provider, subscription, offer.plan)
+    return terms_for(store, account, offer)
+
+
+def _plan_again(
+    store: Store,
+    provider: Provider,
+    catalog: Catalog,
+    account: Account,
+    before: Subscription,
+    after: Subscription,
+) -> None:
+    """Plan the change anew that was given up for one that did not happen."""
+    if not before.next_plan or after.next_plan:
+        return
+    try:
+        planned = chosen_offer(catalog, before.next_plan, before.items[0].currency)
+        provider.plan_subscription_change(before.id, terms_for(store, account, offer_of(provider, planned)))
+    except FareboxError as error:
+        _log.error("planned_change_lost", account=account.id, plan=before.next_plan, reason=str(error))
+
+
+def _refusal(catalog: Catalog, subscription: Subscription, offer: Offer, interval: str, *, now: bool) -> str:
+    """Why the seller does not let buyers make this change at this time, or ""."""
+    plan = offer.plan
+    current = RankedPlan(subscription.plan, subscription.base, interval)
+    upgrade = is_upgrade(catalog.changes, current, RankedPlan(plan.name, plan.base, plan.interval))
+    return refusal_of(catalog.changes, plan.name, "now" if now else "period_end", upgrade=upgrade)
+
+
+def _check(subscription: Subscription, offer: Offer, interval: str, *, now: bool) -> None:
     if subscription.cancel_at_period_end:
         raise ChangeRefused("This subscription ends with its period. Let it go on first, in the billing portal.")
     if _has(subscription, offer):
@@ -114,7 +174,6 @@ def _check(provider: Provider, subscription: Subscription, offer: Offer, *, now:
         raise ChangeRefused(
             f"The subscription is {subscription.status}. Pay what is open first, in the billing portal."
         )
-    interval = provider.interval_of(subscription.items[0].price_id)
     if interval != offer.plan.interval:
         said = f"Plan {offer.plan.name} is billed by the {offer.plan.interval} and not by the {interval}"
         raise ChangeRefused(f"{said}: change to it when the period ends.")

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from farebox.billing.inbox import refresh_account
+from farebox.billing.terms import terms_for
 from farebox.domain.accounts import TERMINAL_STATUSES, Account, Checkout
 from farebox.domain.catalog import Catalog, Fee, FeeKind, Plan, Sold
 from farebox.errors import (
@@ -70,8 +71,8 @@ def begin_checkout(
         store.add_account(account)
         return _create(store, provider, clock, account, offer, urls, lease=None)
     with _turn(store, clock, entropy, account) as lease:
-        if _refuse_second_subscription(store, provider, clock, account):  # set up before, and tried
-            offer = replace(offer, setup_id=None, trial_days=0)
+        _refuse_second_subscription(store, provider, clock, account)
+        offer = terms_for(store, account, offer)
         return _create(store, provider, clock, account, offer, urls, lease=lease)
 
 
@@ -145,8 +146,8 @@ def chosen_offer(catalog: Catalog, name: str, currency: str) -> Plan:
     return offer
 
 
-def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, account: Account) -> bool:
-    """Two subscriptions of one customer to one meter would bill each call twice. Whether there was one before.
+def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, account: Account) -> None:
+    """Two subscriptions of one customer to one meter would bill each call twice.
 
     First the open sessions are closed, then Stripe is asked for subscriptions, since webhooks may be late: a session
     that is paid in between is seen either way.
@@ -163,7 +164,6 @@ def _refuse_second_subscription(store: Store, provider: Provider, clock: Clock, 
         raise AlreadySubscribed("This account has just been subscribed. Claim its key.")
     if any(s.status not in TERMINAL_STATUSES for s in known):
         raise AlreadySubscribed("This account already has a subscription. Change its card or cancel it in the portal.")
-    return any(s.status != "incomplete_expired" for s in known)
 
 
 def offer_of(provider: Provider, plan: Plan) -> Offer:

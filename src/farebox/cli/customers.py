@@ -142,14 +142,18 @@ def customers_change(
             raise AccountUnknown(f"There is no account {account!r}. `farebox customers` lists them.")
         provider = open_provider(settings)
         when = "never" if drop else "now" if now else "period_end"
-        store.add_audit(
-            audited(clock, entropy, "subscription.change", account, actor).with_detail(plan=plan, when=when)
-        )
+        audit = audited(clock, entropy, "subscription.change", account, actor)
+
+        def note(refusal: str = "") -> None:
+            overruled = {"overruled": refusal} if refusal else {}
+            store.add_audit(audit.with_detail(plan=plan, when=when, **overruled))
+
         if drop:
+            note()
             after = drop_change(store, provider, clock, found)
         else:
             settle = open_settlement(settings, store, provider, clock, entropy).run if now else None
-            after = change_plan(store, provider, clock, settings.catalog, found, plan, settle=settle)
+            after = change_plan(store, provider, clock, settings.catalog, found, plan, settle=settle, overrule=note)
     if as_json:
         print_json({"account": account, "subscriptions": [_row(after)]})
         return

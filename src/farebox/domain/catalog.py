@@ -7,6 +7,7 @@ from decimal import Decimal, localcontext
 from enum import StrEnum
 from typing import Final
 
+from farebox.domain.changes import ChangeRules
 from farebox.domain.measures import Terms
 from farebox.domain.money import money_context
 
@@ -112,7 +113,7 @@ AnyPrice = Price | PackagePrice | TieredPrice
 
 
 class FeeKind(StrEnum):
-    """BASE: for each interval, in advance. SETUP: once, with an account's first subscription."""
+    """BASE: for each interval, in advance. SETUP: once to each account that comes to the plan."""
 
     BASE = "base"
     SETUP = "setup"
@@ -211,6 +212,7 @@ class Catalog:
     meters: dict[str, Meter] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
+    changes: ChangeRules = field(default_factory=ChangeRules)
 
 
 def currency_decimals(currency: str) -> int:

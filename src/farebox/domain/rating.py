@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from enum import StrEnum
+from fractions import Fraction
 
 from farebox.domain.catalog import (
     AnyPrice,
@@ -28,6 +29,7 @@ __all__ = [
     "amount_of",
     "described",
     "free",
+    "included_left",
     "line_amount",
     "lines_of",
     "part_of",
@@ -103,6 +105,15 @@ def part_of(amount: int, part_seconds: int, whole_seconds: int) -> int:
 def free(price: AnyPrice) -> Price:
     """The same meter at no cost, as in a trial."""
     return Price(price.meter, Decimal(0))
+
+
+def included_left(price: AnyPrice, quantity: int) -> Fraction:
+    """Which part of the units that a price includes for nothing is left after a quantity, from 0 to 1; 1 where it
+    includes none."""
+    first = price.tiers[0] if isinstance(price, TieredPrice) else None
+    if first is None or first.up_to is None or first.unit_amount or first.flat_amount:
+        return Fraction(1)
+    return Fraction(min(max(first.up_to - quantity, 0), first.up_to), first.up_to)
 
 
 def total_of(lines: tuple[Line, ...]) -> int:

@@ -8,7 +8,7 @@
     ├── RequestRefused                  what a buyer or Stripe sent cannot be served
     │   ├── InputInvalid · PlanUnknown · NotFound · MethodNotAllowed · PathTooLong · BodyTooLarge · TooManyRequests
     │   ├── SignatureInvalid · OperatorOnly
-    │   ├── AlreadySubscribed · CheckoutUnderWay · ChangeRefused · CustomerMissing
+    │   ├── AlreadySubscribed · CheckoutUnderWay · ChangeRefused · PaymentRequired · CustomerMissing
     │   └── ClaimRefused                ClaimUnknown · ClaimUnpaid · ClaimExpired · ClaimTaken
     ├── UsageError                      the seller's code asked for something impossible
     │   ├── MeterUnknown · QuantityInvalid · ChargeTooLate · ChargeOutsideCall · RecordConflict · AccountUnknown
@@ -56,6 +56,7 @@ from farebox.errors.buyer import (
     NotFound,
     OperatorOnly,
     PathTooLong,
+    PaymentRequired,
     PlanRequired,
     PlanUnknown,
     RequestRefused,
@@ -135,6 +136,7 @@ __all__ = [
     "NotStarted",
     "OperatorOnly",
     "PathTooLong",
+    "PaymentRequired",
     "PlanRequired",
     "PlanUnknown",
     "ProviderError",

@@ -25,6 +25,7 @@ __all__ = [
     "NotFound",
     "OperatorOnly",
     "PathTooLong",
+    "PaymentRequired",
     "PlanRequired",
     "PlanUnknown",
     "RequestRefused",
@@ -177,6 +178,12 @@ class ChangeRefused(RequestRefused):
     code = "change_refused"
     status = 409
     title = "The plan cannot be changed like this"
+
+
+class PaymentRequired(RequestRefused):
+    code = "payment_required"
+    status = 402
+    title = "This change has to be paid first"
 
 
 class CustomerMissing(RequestRefused):

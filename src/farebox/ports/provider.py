@@ -221,6 +221,22 @@ class Provider(Protocol):
         """Change the plan now. What was reported by now is billed at the old prices, fees by the time they held."""
         ...
 
+    def has_payment_method(self, subscription_id: str) -> bool:
+        """Whether there is something to charge the subscription's invoices to."""
+        ...
+
+    def unused_base(self, subscription_id: str) -> int:
+        """What a change now would give back of the base fee for unused time, in minor units."""
+        ...
+
+    def buy_subscription_change(self, subscription_id: str, offer: Offer, *, extra_amounts: Sequence[int]) -> None:
+        """Change the plan now, with a whole new period that begins, if the invoice for it is paid at once: the usage of
+        before at the old prices, less the unused time, the offer's base and set-up fees in full, and the extra amounts,
+        in minor units. A trial ends with it. A planned change is given up, even if this one fails.
+
+        PaymentRequired: nothing else has changed."""
+        ...
+
     def plan_subscription_change(self, subscription_id: str, offer: Offer) -> None:
         """Have the provider change the plan when the running period ends, to the second."""
         ...

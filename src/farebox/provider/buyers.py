@@ -1,12 +1,12 @@
 """Who buys, at Stripe: customers, checkouts, subscriptions and invoices."""
 
-from collections.abc import Iterator
-from typing import Any, Final, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NoReturn, cast
 
 import stripe
 
 from farebox.domain.accounts import Account, Subscription
-from farebox.errors import CustomerGone, NotFound, ProviderFailed, ProviderRejected
+from farebox.errors import CustomerGone, NotFound, PaymentRequired, ProviderFailed, ProviderRejected
 from farebox.ports import CheckoutSession, Invoice, Offer
 from farebox.provider import translate
 from farebox.provider.calls import StripeCalls, all_of, asking
@@ -160,14 +160,57 @@ class BuyerCalls(StripeCalls):
         with asking("change_subscription"):
             found = self._subscription(subscription_id)
             self._release(found)
-            old = [{"id": item["id"], "deleted": True} for item in found["items"]["data"] if _is_ours(item)]
-            metadata = {**offer.plan.metadata, translate.PLAN: offer.plan.name, translate.NEXT_PLAN: ""}
-            params = {
-                "items": [*old, *_lines(offer)],
-                "metadata": metadata,
-                "proration_behavior": "create_prorations",
-            }
+            params = {**_changed(found, offer), "proration_behavior": "create_prorations"}
             self._api.subscriptions.update(subscription_id, params=params)
+
+    def has_payment_method(self, subscription_id: str) -> bool:
+        with asking("has_payment_method"):
+            found = self._api.subscriptions.retrieve(subscription_id, params={"expand": ["customer"]}).to_dict()
+        customer = found["customer"]
+        settings = customer.get("invoice_settings") or {}
+        methods = (found.get("default_payment_method"), settings.get("default_payment_method"))
+        return any((*methods, found.get("default_source"), customer.get("default_source")))
+
+    def unused_base(self, subscription_id: str) -> int:
+        with asking("unused_base"):
+            found = self._subscription(subscription_id)
+            fees = {item["id"] for item in found["items"]["data"] if _is_ours(item) and "quantity" in item}
+            details = {
+                "items": [{"id": id, "deleted": True} for id in sorted(fees)],
+                "proration_behavior": "always_invoice",
+            }
+            asked = {"subscription": subscription_id, "subscription_details": details}
+            made = self._api.invoices.create_preview(params=asked).to_dict() if fees else {"lines": {"data": []}}
+        lines = made["lines"]["data"]
+        return -sum(int(line["amount"]) for line in lines if line["amount"] < 0 and _item_of(line) in fees)
+
+    def buy_subscription_change(self, subscription_id: str, offer: Offer, *, extra_amounts: Sequence[int]) -> None:
+        with asking("buy_subscription_change"):
+            found = self._subscription(subscription_id)
+            self._release(found)
+            product = next(item["price"]["product"] for item in found["items"]["data"] if _is_ours(item))
+            added: list[dict[str, Any]] = [
+                {"price_data": {"currency": found["currency"], "product": product, "unit_amount": amount}}
+                for amount in extra_amounts
+            ]
+            if offer.setup_id is not None:
+                added.append({"price": offer.setup_id})
+            params: dict[str, Any] = {
+                **_changed(found, offer),
+                "proration_behavior": "always_invoice",
+                "payment_behavior": "error_if_incomplete",
+            }
+            params |= {"trial_end": "now"} if found["status"] == "trialing" else {"billing_cycle_anchor": "now"}
+            if added:
+                params["add_invoice_items"] = added
+            try:
+                self._api.subscriptions.update(subscription_id, params=params)
+            except stripe.CardError as error:
+                _refuse_unpaid(error)
+            except stripe.InvalidRequestError as error:
+                if error.code != "resource_missing" or error.param:
+                    raise
+                _refuse_unpaid(error)  # there is nothing to charge
 
     def plan_subscription_change(self, subscription_id: str, offer: Offer) -> None:
         with asking("plan_subscription_change"):
@@ -186,6 +229,8 @@ class BuyerCalls(StripeCalls):
                     "proration_behavior": "none",
                 },
             ]
+            if offer.setup_id is not None:
+                phases[1]["add_invoice_items"] = [{"price": offer.setup_id}]
             changed = {"phases": phases, "end_behavior": "release", "proration_behavior": "none"}
             self._api.subscription_schedules.update(made["id"], params=changed)
             # Last, so that what is told was done.
@@ -208,6 +253,29 @@ class BuyerCalls(StripeCalls):
         schedule = subscription.get("schedule")
         if schedule:
             self._api.subscription_schedules.release(schedule if isinstance(schedule, str) else schedule["id"])
+
+
+def _changed(found: dict[str, Any], offer: Offer) -> dict[str, Any]:
+    """The parameters that give a subscription the offer's items in the place of ours, and its plan's name."""
+    old = [{"id": item["id"], "deleted": True} for item in found["items"]["data"] if _is_ours(item)]
+    metadata = {**offer.plan.metadata, translate.PLAN: offer.plan.name, translate.NEXT_PLAN: ""}
+    return {"items": [*old, *_lines(offer)], "metadata": metadata}
+
+
+def _item_of(line: dict[str, Any]) -> str | None:
+    """The subscription item that a line is of."""
+    details = (line.get("parent") or {}).get("subscription_item_details") or {}
+    found: str | None = details.get("subscription_item")
+    return found
+
+
+def _refuse_unpaid(error: stripe.StripeError) -> NoReturn:
+    raise PaymentRequired(
+        "The payment for this change failed, and nothing was changed. Pay with another card in the billing portal, "
+        "then ask again.",
+        internal=str(error.user_message or error),
+        pay_at="pay",
+    ) from error
 
 
 def _is_ours(item: dict[str, Any]) -> bool:

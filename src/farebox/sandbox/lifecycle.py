@@ -37,6 +37,7 @@ __all__ = [
     "first_plan",
     "happenings_of",
     "next_periods",
+    "restart_cycle",
     "resume",
 ]
 
@@ -191,6 +192,23 @@ def _turn_over(
     return _draft(ctx, subscription, plan, reason=reason, period=period, grace=grace)
 
 
+def restart_cycle(ctx: Context, subscription: StripeObject, closing: list[Plan]) -> None:
+    """Let a whole new period begin now. Its invoice, final at once, bills what the old one leaves, too."""
+    start = min(item["current_period_start"] for item in subscription["items"]["data"])
+    subscription["billing_cycle_anchor"] = ctx.now_at
+    invoice = _turn_over(
+        ctx,
+        subscription,
+        closing,
+        period=(start, ctx.now_at),
+        at=ctx.now_at,
+        reason="subscription_update",
+        grace=False,
+    )
+    if invoice["auto_advance"]:
+        finalize(ctx, invoice)
+
+
 def _enter_within(ctx: Context, subscription: StripeObject) -> None:
     """A schedule's phase ends within a period: the next one begins there, prorated as it says, or the schedule ends."""
     coming, at = due_phase(ctx, subscription), ctx.now_at
@@ -222,8 +240,11 @@ def _tell_of_trial(ctx: Context, subscription: StripeObject) -> None:
     ctx.emit("customer.subscription.trial_will_end", subscription)
 
 
-def end_trial(ctx: Context, subscription: StripeObject) -> None:
-    """The trial is over: what it used is free, and paying begins now, or not at all without a payment method."""
+def end_trial(ctx: Context, subscription: StripeObject, *, grace: bool = True) -> None:
+    """The trial is over: what it used is free, and paying begins now, or not at all without a payment method.
+
+    Without grace its invoice is final at once.
+    """
     customer = ctx.state.objects["customer"][subscription["customer"]]
     missing = card_of(ctx, subscription, customer) is None
     behavior = subscription["trial_settings"]["end_behavior"]["missing_payment_method"]
@@ -240,7 +261,10 @@ def end_trial(ctx: Context, subscription: StripeObject) -> None:
         subscription.update(status="active", billing_cycle_anchor=ctx.now_at, trial_end=ctx.now_at)
         enter_phase(ctx, subscription)
         period = (start, ctx.now_at)
-        _turn_over(ctx, subscription, plan, period=period, at=ctx.now_at, reason="subscription_cycle", grace=True)
+        reason, at = "subscription_cycle", ctx.now_at
+        invoice = _turn_over(ctx, subscription, plan, period=period, at=at, reason=reason, grace=grace)
+        if not grace and invoice["auto_advance"]:
+            finalize(ctx, invoice)
         ctx.emit("customer.subscription.updated", subscription, previous)
 
 

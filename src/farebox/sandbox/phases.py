@@ -5,10 +5,11 @@ A phase says all of its settings: what it leaves out is unset on the subscriptio
 
 from typing import Any
 
+from farebox.sandbox.additions import added_items
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context
 from farebox.sandbox.discounts import Asked, replace_discounts
-from farebox.sandbox.prorations import Change, make_item, plan_change
+from farebox.sandbox.prorations import Change, keep_items, make_item, plan_change
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.taxes import subscription_tax
 from farebox.sandbox.thresholds import set_thresholds
@@ -70,7 +71,8 @@ def enter_phase(ctx: Context, subscription: StripeObject) -> None:
 
 
 def note_phase(ctx: Context, subscription: StripeObject, phase: StripeObject) -> None:
-    """The phase runs from now on, with its metadata and settings."""
+    """The phase runs from now on, with its metadata and settings. What it adds is on the next invoice."""
+    keep_items(ctx, added_items(ctx, subscription, phase))
     schedule = ctx.state.objects["subscription_schedule"][subscription["schedule"]]
     subscription["metadata"] = merged_metadata(subscription["metadata"], phase["metadata"] or None)
     apply_settings(ctx, subscription, phase)

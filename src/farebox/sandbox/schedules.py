@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from farebox.sandbox.additions import ADDED_ITEMS, added_items
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.customers import own_method
@@ -82,7 +83,7 @@ def _create(ctx: Context) -> StripeObject:
 def _phase(subscription: StripeObject, asked: dict[str, Any], start: int, end: int) -> StripeObject:
     """A phase with what was asked for. What was left out is unset."""
     return {
-        "add_invoice_items": [],
+        "add_invoice_items": [_shown_addition(entry) for entry in asked.get("add_invoice_items", [])],
         "application_fee_percent": None,
         "automatic_tax": subscription_tax(asked.get("automatic_tax")),
         "billing_cycle_anchor": None,
@@ -109,6 +110,11 @@ def _phase(subscription: StripeObject, asked: dict[str, Any], start: int, end: i
         "transfer_data": None,
         "trial_end": asked.get("trial_end"),
     }
+
+
+def _shown_addition(entry: dict[str, Any]) -> StripeObject:
+    period = {"start": {"type": "max_item_period_start"}, "end": {"type": "min_item_period_end"}}
+    return {"discounts": [], "metadata": {}, "period": period, "quantity": 1, "tax_rates": []} | entry
 
 
 def _as_it_is(subscription: StripeObject) -> dict[str, Any]:
@@ -170,6 +176,8 @@ def _phases(
     mine = [item["price"]["id"] for item in subscription["items"]["data"]]
     if first.get("end_date") != running["end_date"] or [entry["price"] for entry in first["items"]] != mine:
         raise not_modelled("a change of a schedule's running phase")
+    if first.get("add_invoice_items"):
+        raise not_modelled("invoice items of a schedule's running phase")
     _check_settings(ctx, subscription, first, "phases[0]")
     first["trial_end"] = _trial_end(ctx, subscription, first)
     for entry, item in zip(first["items"], subscription["items"]["data"], strict=True):
@@ -182,6 +190,9 @@ def _phases(
         if coming.get("trial") or "trial_end" in coming:
             raise not_modelled("a trial that a later phase begins")
         _check_settings(ctx, subscription, coming, "phases[1]")
+        if any("price_data" in entry for entry in coming.get("add_invoice_items", [])):
+            raise not_modelled("price_data in a phase's invoice items")
+        added_items(ctx, subscription, coming, "phases[1]")
         prices = check_prices(ctx, coming["items"], "phases[1][items]")
         for i, (entry, price) in enumerate(zip(coming["items"], prices, strict=True)):
             if price["currency"] != subscription["currency"]:
@@ -237,6 +248,7 @@ _ITEM: Final = {"price": required(text()), "quantity": integer(), "metadata": me
 _PRORATION: Final = enum("always_invoice", "create_prorations", "none")
 _PHASE: Final = {
     "items": required(array(obj(_ITEM), ITEMS_MAX)),
+    "add_invoice_items": ADDED_ITEMS,
     "start_date": integer(),
     "end_date": integer(),
     "duration": obj({"interval": required(enum("day", "week", "month", "year")), "interval_count": integer(1)}),

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from farebox.sandbox.additions import ADDED_ITEMS, added_items
 from farebox.sandbox.catalog import merged_metadata
 from farebox.sandbox.core import Context, Route, page
 from farebox.sandbox.customers import asked_method, card_of, charge, live_customer
@@ -14,9 +15,10 @@ from farebox.sandbox.discounts import (
     replace_discounts,
 )
 from farebox.sandbox.errors import StripeError, invalid, not_modelled, wrong_state
-from farebox.sandbox.lifecycle import begin, bill_now, cancel_now, due_today, end_trial, resume
+from farebox.sandbox.lifecycle import begin, cancel_now, due_today, end_trial, resume
 from farebox.sandbox.params import array, boolean, enum, integer, metadata, obj, required, text
-from farebox.sandbox.prorations import Change, apply_change, make_item, plan_change
+from farebox.sandbox.prorations import Change, make_item, plan_change
+from farebox.sandbox.purchases import ANCHOR, apply_billed, check_billing, check_paid_first
 from farebox.sandbox.sellable import ITEMS_MAX, check_prices, check_together, sellable_price
 from farebox.sandbox.state import StripeObject
 from farebox.sandbox.status import ENDED, period_end
@@ -197,6 +199,8 @@ def _update(ctx: Context) -> StripeObject:
         asked = asked_discounts(ctx, p["discounts"], customer=customer, currency=subscription["currency"])
         coming = {"_discounts": new_discounts(ctx, asked, subscription, keep=False)}
     change = planned_items(ctx, {**subscription, **coming}, p)  # prorated by the discounts that will hold
+    added = added_items(ctx, subscription, p)
+    check_paid_first(ctx, {**subscription, **coming}, change, added, p)
     if asked is not None:
         replace_discounts(ctx, subscription, asked)
     if "cancel_at_period_end" in p:
@@ -204,20 +208,19 @@ def _update(ctx: Context) -> StripeObject:
     previous = {name: subscription[name] for name in p if name in subscription}
     if change is not None:
         previous["items"] = {**subscription["items"], "data": list(subscription["items"]["data"])}
-        apply_change(ctx, subscription, change, prorate=p.get("proration_behavior") != "none")
+    _set_plain(customer, subscription, p)
+    apply_billed(ctx, subscription, change, added, p)
     if previous:
-        _set_plain(customer, subscription, p)
         ctx.emit("customer.subscription.updated", subscription, previous)
     if "trial_end" in p and p["trial_end"] == "now":
-        end_trial(ctx, subscription)
+        end_trial(ctx, subscription, grace=p.get("payment_behavior") != "error_if_incomplete")
     elif "trial_end" in p:
         extend_trial(ctx, subscription, int(p["trial_end"]))
-    if change is not None and change.prorations and p.get("proration_behavior") == "always_invoice":
-        bill_now(ctx, subscription, [], reason="subscription_update")
     return subscription
 
 
 def _check_update(ctx: Context, subscription: StripeObject, p: dict[str, Any]) -> None:
+    check_billing(subscription, p)
     if subscription["status"] in ENDED and p.keys() != {"metadata"}:
         raise wrong_state("A canceled subscription can only update its cancellation_details and metadata.")
     _take_method(ctx, ctx.state.objects["customer"][subscription["customer"]], p)
@@ -347,7 +350,9 @@ CHANGED_ITEMS: Final = array(
     2 * ITEMS_MAX,
 )
 _CHANGE: Final = {
+    "add_invoice_items": ADDED_ITEMS,
     "automatic_tax": AUTOMATIC_TAX,
+    "billing_cycle_anchor": ANCHOR,
     "billing_thresholds": THRESHOLDS,
     "cancel_at_period_end": boolean(),
     "default_payment_method": text(),

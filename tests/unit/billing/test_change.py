@@ -17,7 +17,14 @@ from farebox.billing.invoices import usage_report
 from farebox.config import load_catalog
 from farebox.domain.accounts import Subscription
 from farebox.domain.rating import lines_of, total_of
-from farebox.errors import ChangeRefused, InputInvalid, PlanUnknown, ProviderUnavailable, SubscriptionMissing
+from farebox.errors import (
+    ChangeRefused,
+    InputInvalid,
+    PlanUnknown,
+    ProviderFailed,
+    ProviderUnavailable,
+    SubscriptionMissing,
+)
 
 DAY: Final = 86_400
 PLANS: Final = (
@@ -52,10 +59,12 @@ def plans(tmp_path: Path) -> Iterator[Shop]:
         yield opened
 
 
-def change(shop: Shop, claimed: Claimed, plan: str, *, now: bool = False) -> Subscription:
+def change(shop: Shop, claimed: Claimed, plan: str, *, now: bool = False, operator: bool = False) -> Subscription:
+    """By the buyer, or by an operator, whose change now is billed with the period's invoice."""
     settle = settlement(shop).run if now else None
-    account = shop.account(claimed)
-    return change_plan(shop.store, shop.provider, shop.clock, shop.catalog, account, plan, settle=settle)
+    overrule: Any = (lambda refusal: None) if operator else None
+    account, catalog = shop.account(claimed), shop.catalog
+    return change_plan(shop.store, shop.provider, shop.clock, catalog, account, plan, settle=settle, overrule=overrule)
 
 
 def report(shop: Shop, claimed: Claimed) -> Any:
@@ -95,7 +104,7 @@ def test_what_was_used_before_is_billed_at_the_old_price(plans: Shop) -> None:
     claimed = plans.buy()
     plans.call(claimed.key, 7)
     plans.clock.pass_seconds(10 * DAY)
-    changed = change(plans, claimed, "scale", now=True)
+    changed = change(plans, claimed, "scale", now=True, operator=True)
     assert (changed.plan, changed.status, changed.base) == ("scale", "active", Decimal(2_900))
     plans.call(claimed.key, 8)
     plans.clock.pass_seconds(3_600)
@@ -221,23 +230,44 @@ def test_a_lost_answer_is_looked_up(plans: Shop, monkeypatch: pytest.MonkeyPatch
     """A change whose answer was lost is taken as done when Stripe shows it, and only then."""
     claimed = plans.buy()
     account = plans.account(claimed)
-    real: Callable[..., None] = plans.provider.change_subscription
+    real: Callable[..., None] = plans.provider.buy_subscription_change
 
-    def lost(*arguments: Any) -> None:
-        real(*arguments)
+    def lost(*arguments: Any, **named: Any) -> None:
+        real(*arguments, **named)
         raise ProviderUnavailable("The answer was lost.")
 
-    def refused(*_: Any) -> None:
+    def refused(*_: Any, **__: Any) -> None:
         raise ProviderUnavailable("Nothing was done.")
 
     run = settlement(plans).run
     for way, plan in ((refused, "payg"), (lost, "scale")):
-        monkeypatch.setattr(plans.provider, "change_subscription", way)
+        monkeypatch.setattr(plans.provider, "buy_subscription_change", way)
         try:
             change_plan(plans.store, plans.provider, plans.clock, plans.catalog, account, "scale", settle=run)
         except ProviderUnavailable:
             assert way is refused
         assert refresh(plans, claimed).plan == plan
+
+
+@pytest.mark.parametrize("operator", [False, True])
+@pytest.mark.parametrize("error", [ProviderUnavailable, ProviderFailed])
+def test_a_change_that_fails_gives_up_no_planned_one(
+    plans: Shop, monkeypatch: pytest.MonkeyPatch, error: type[Exception], operator: bool
+) -> None:
+    """Stripe fails after the planned change was taken off: the change did not happen, and the planned one is planned
+    again."""
+    claimed = plans.buy()
+    planned = change(plans, claimed, "bulk")
+
+    def failing(id: str, *_: Any, **__: Any) -> None:
+        plans.provider.drop_subscription_change(planned.id)
+        raise error("Nothing was done.")
+
+    for name in ("buy_subscription_change", "change_subscription"):
+        monkeypatch.setattr(plans.provider, name, failing)
+    with pytest.raises(error):
+        change(plans, claimed, "scale", now=True, operator=operator)
+    assert (refresh(plans, claimed).plan, refresh(plans, claimed).next_plan) == ("payg", "bulk")
 
 
 def test_subscribers_keep_their_version_until_they_are_moved(tmp_path: Path) -> None:

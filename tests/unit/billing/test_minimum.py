@@ -112,7 +112,7 @@ def test_the_last_whole_period_has_it_and_a_cut_one_has_not(least: Shop) -> None
         return cancel_subscriptions(least.store, least.provider, least.clock, ending, at_period_end=False)
 
     settlement(least).run(ending, cancel)
-    change(least, changed, "payg", now=True)
+    change(least, changed, "payg", now=True, operator=True)
     close(least, whole)
     refresh(least, changed)
     LateBiller(least.store, least.provider, least.clock, least.catalog).step()
