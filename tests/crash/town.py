@@ -35,7 +35,9 @@ from farebox.system import SystemEntropy
 __all__ = ["Town", "TownClock"]
 
 START_AT: Final = 1_800_000_000
-SPEED: Final = 200  # leases of two minutes run out in less than a second
+SPEED: Final = 200  # leases run out before the next life begins
+HEALING_SPEED: Final = 20  # a busy machine's life can hold a role, and send within its lease
+HEALING_PAUSE_MS: Final = 1_500  # longer than a lease of the dead is left
 LIFE_SECONDS_MAX: Final = 60
 HEALING_LIVES_MAX: Final = 12
 
@@ -46,9 +48,15 @@ class TownClock(ManualClock):
     def __init__(self) -> None:
         super().__init__(START_AT)
         self._zero = time.monotonic_ns()
+        self._zero_ms = START_AT * 1000
+        self._speed = SPEED
+
+    def go_on_at(self, speed: int) -> None:
+        """Go on from now at another speed: in lives that begin after this."""
+        self._zero_ms, self._zero, self._speed = self.monotonic_ms(), time.monotonic_ns(), speed
 
     def monotonic_ms(self) -> int:
-        return START_AT * 1000 + (time.monotonic_ns() - self._zero) * SPEED // 1_000_000
+        return self._zero_ms + (time.monotonic_ns() - self._zero) * self._speed // 1_000_000
 
     def system_ms(self) -> int:
         return self.monotonic_ms()
@@ -137,8 +145,9 @@ class Town:
         """Lives without harm until nothing waits; then the verdict."""
         while self._lives:
             self.watch()
+        self.clock.go_on_at(HEALING_SPEED)
         for _ in range(HEALING_LIVES_MAX):
-            self.live(Plan(calls=1, kill_at=None, after=False, pause_ms=150))
+            self.live(Plan(calls=1, kill_at=None, after=False, pause_ms=HEALING_PAUSE_MS))
             self.watch()
             if self._quiet():
                 break
