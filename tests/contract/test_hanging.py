@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import tests.shop as shop_module
 from tests.postgres import Cluster, cluster_in, postgres_programs
 from tests.shop import Shop, StillClock, bearer, open_shop
 
@@ -168,11 +167,10 @@ def test_a_recorder_goes_on(own_cluster: Cluster, tmp_path: Path, mode: str) -> 
     store.close()
 
 
-def test_who_is_charged(own_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_charged(own_cluster: Cluster, tmp_path: Path) -> None:
     """F30, I12: while commits hang a waiting call gets 503 within the bound, readiness says so, further calls are
     refused before the handler, and nobody is charged for more than the call that was in flight."""
-    monkeypatch.setattr(shop_module, "MEMORY_URL", own_cluster.fresh())
-    with open_shop(tmp_path) as shop:
+    with open_shop(tmp_path, database=own_cluster.fresh()) as shop:
         buyer = shop.buy()
         assert call(shop, buyer.key) == 200
         standby(own_cluster, gone=True)

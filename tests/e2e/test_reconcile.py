@@ -86,8 +86,8 @@ def test_stripe_away_over_the_invoice(stack: Stack) -> None:
     until(lambda: items(stack), "the late usage is an invoice item", 150)
     (item,) = items(stack)
     assert (item["amount"], item["description"].startswith("3 × API calls, ")) == (300, True)
-    until(lambda: agrees(stack), "ledger, invoice and item agree", 60)
     jump(stack, "1 month")
+    until(lambda: agrees(stack), "ledger, invoices and item agree once the item is on a final invoice", 150)
     invoices = stack.at_stripe("invoices")["data"]
     assert sorted(invoice["total"] for invoice in invoices) == [200, 300]
 
