@@ -92,11 +92,12 @@ def _bill_late(store: SqlStore, stage: Stage, side: str) -> list[LateItem]:
 def _bring_items(store: SqlStore, stage: Stage, side: str) -> list[str]:
     """Take the account's due items and say that they are at Stripe. The ids of those that this side could save."""
     items = store.take_late_items(stage.account_id, now=NOW, lease_end=NOW + HOUR, limit=9)
-    at_stripe = [
-        (item, replace(item, invoice_item_id=f"ii_{item.id}", state=LateItemState.PENDING, lease_end=0))
-        for item in items
-    ]
-    return [before.id for before, after in at_stripe if store.save_late_item(before, after)]
+
+    def at_stripe(item: LateItem) -> LateItem:
+        name, later = f"ii_{item.id}", NOW + DAY
+        return replace(item, invoice_item_id=name, state=LateItemState.PENDING, next_look_at=later, lease_end=0)
+
+    return [item.id for item in items if store.save_late_item(item, at_stripe(item))]
 
 
 def _adopt_item(store: SqlStore, stage: Stage, side: str) -> bool:
