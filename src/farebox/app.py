@@ -16,8 +16,8 @@ from farebox.billing.inbox import Receipt, receive
 from farebox.config import Settings
 from farebox.domain.access import Facts, Grant
 from farebox.domain.advice import advice_on
-from farebox.domain.usage import UsageEvent
-from farebox.errors import StoreError, StoreUnusable
+from farebox.domain.usage import KeySender, UsageEvent
+from farebox.errors import OperatorOnly, StoreError, StoreUnusable
 from farebox.metering.gate import Gate
 from farebox.metering.parking import Parking
 from farebox.metering.presence import Presence
@@ -316,11 +316,16 @@ class Runtime:
         async def identify_key(text: str) -> Facts:
             return await self.edge.identify_key(text)
 
-        async def entitle(request: Request) -> Facts:
+        async def entitle(request: Request) -> KeySender:
             facts = await identify(request)
+            if "key" not in settings.events_from:
+                raise OperatorOnly(
+                    "Usage is recorded with `Authorization: Bearer` and the server's FAREBOX_ADMIN_TOKEN. "
+                    'Buyers\' keys may record where farebox.toml says [events] from = ["operator", "key"].'
+                )
             decision = self.gate.decide(facts)
             if isinstance(decision, Grant):
-                return facts
+                return KeySender(facts.account.id, facts.key_id, decision.started_at)
             raise decision
 
         operator = Operator(self._ready, registry, settings.admin_token)

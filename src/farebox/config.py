@@ -73,6 +73,7 @@ class Settings:
     on_store_loss: str = "refuse"
     spool_seconds_max: int = 900
     spool_path: Path | None = None
+    events_from: tuple[str, ...] = ("operator",)
 
     @property
     def spool_seconds(self) -> int:
@@ -177,6 +178,7 @@ def load_settings(*, environ: Mapping[str, str] | None = None, path: str | Path 
         on_store_loss=model.ledger.on_store_loss,
         spool_seconds_max=model.ledger.spool_seconds_max,
         spool_path=Path(model.ledger.spool_path) if model.ledger.spool_path is not None else None,
+        events_from=tuple(model.events.senders),
     )
 
 

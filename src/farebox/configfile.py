@@ -42,6 +42,13 @@ _NAMES: Final[dict[str, Any]] = {"propertyNames": {"pattern": f"^{_NAME.pattern}
 _Credential = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({_CREDENTIAL.pattern})$"})]
 
 
+_Sender = Literal["operator", "key"]
+
+
+def _operator_alone() -> list[_Sender]:
+    return ["operator"]
+
+
 class _Http(Table):
     prefix: str = Field(default="/billing", json_schema_extra={"pattern": f"^{_PREFIX.pattern}$"})
     preflight: Literal["farebox", "app"] = "farebox"
@@ -79,6 +86,17 @@ class _Reporting(Table):
     reconcile_reads_per_hour: Whole = Field(default=10, ge=0, le=RECONCILE_READS_MAX)
 
 
+class _Events(Table):
+    senders: list[_Sender] = Field(default_factory=_operator_alone, alias="from", min_length=1, max_length=2)
+
+    @field_validator("senders")
+    @classmethod
+    def _check_senders(cls, value: list[_Sender]) -> list[_Sender]:
+        if "operator" not in value:
+            raise ValueError('"operator" must be among them: the operator may always record')
+        return value
+
+
 class _Ledger(Table):
     allow_weak_durability: bool = False
     on_store_loss: Literal["refuse", "spool"] = "refuse"
@@ -106,6 +124,7 @@ class FileModel(Table):
     access: _Access = _Access()
     reporting: _Reporting = _Reporting()
     ledger: _Ledger = _Ledger()
+    events: _Events = _Events()
     meters: dict[str, _Meter] = Field(default_factory=dict, max_length=100, json_schema_extra=_NAMES)
     plans: dict[str, PlanTable] = Field(default_factory=dict, max_length=100, json_schema_extra=_NAMES)
     changes: _Changes = _Changes()

@@ -1,10 +1,11 @@
 """A16, A34: whatever a buyer names, only their own is there; another's is answered exactly as what nobody has."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.shop import Shop, bearer
+from tests.shop import CATALOG, Shop, bearer, open_shop
 
 from farebox.billing.claim import Claimed
 from farebox.web.collisions import BILLING_ROUTES
@@ -84,24 +85,25 @@ def test_ids_of_others_on_every_route(shop: Shop, accept: str) -> None:
     assert len(shop.store.keys(mine.account_id)) == 1
 
 
-def test_events_for_others(shop: Shop) -> None:
+def test_events_for_others(tmp_path: Path) -> None:
     """A16, A34: an event that names another's account, or an id that another has used, is answered as one that names
     nobody's, and nothing of theirs changes."""
-    mine, theirs = shop.buy(), shop.buy()
-    event = {"id": "job", "meter": "calls", "quantity": 5}
-    shop.client.post("/billing/events", json=event, headers=bearer(theirs.key))
-    for known, unknown in theirs_and_nobodys(shop, mine, theirs):
-        if known != mine.account_id:
-            answers = [
-                told(shop.client.post("/billing/events", json={**event, "account": id}, headers=bearer(mine.key)))
-                for id in (known, unknown)
-            ]
-            assert answers[0] == answers[1], known
-            assert b"account_unknown" in answers[0][1]
-    own = shop.client.post("/billing/events", json={**event, "quantity": 7}, headers=bearer(mine.key))
-    assert own.json()["results"][0]["status"] == "recorded"
-    used = [sum(line.quantity for line in shop.store.usage(b.account_id, 0, 2**40)) for b in (mine, theirs)]
-    assert used == [7, 5]
+    with open_shop(tmp_path, catalog=CATALOG + '[events]\nfrom = ["operator", "key"]\n') as shop:
+        mine, theirs = shop.buy(), shop.buy()
+        event = {"id": "job", "meter": "calls", "quantity": 5}
+        shop.client.post("/billing/events", json=event, headers=bearer(theirs.key))
+        for known, unknown in theirs_and_nobodys(shop, mine, theirs):
+            if known != mine.account_id:
+                answers = [
+                    told(shop.client.post("/billing/events", json={**event, "account": id}, headers=bearer(mine.key)))
+                    for id in (known, unknown)
+                ]
+                assert answers[0] == answers[1], known
+                assert b"account_unknown" in answers[0][1]
+        own = shop.client.post("/billing/events", json={**event, "quantity": 7}, headers=bearer(mine.key))
+        assert own.json()["results"][0]["status"] == "recorded"
+        used = [sum(line.quantity for line in shop.store.usage(b.account_id, 0, 2**40)) for b in (mine, theirs)]
+        assert used == [7, 5]
 
 
 FIELDS = ["account", "account_id", "customer", "customer_id", "key", "key_id", "id", "subscription"]

@@ -18,7 +18,7 @@ from schemathesis.checks import load_all_checks, not_a_server_error
 from schemathesis.openapi.checks import IgnoredAuth
 from schemathesis.specs.openapi import checks
 from tests.e2e.stack import HOST, free_port, until
-from tests.shop import Shop, bearer, open_shop
+from tests.shop import CATALOG, Shop, bearer, open_shop
 
 from farebox.billing.claim import Claimed
 from farebox.domain.access import Facts
@@ -99,7 +99,8 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with open_shop(tmp_path_factory.mktemp("openapi")) as shop:
+    catalog = CATALOG + '[events]\nfrom = ["operator", "key"]\n'
+    with open_shop(tmp_path_factory.mktemp("openapi"), catalog=catalog) as shop:
         port = free_port()
         server = uvicorn.Server(
             uvicorn.Config(shop.client.app, host=HOST, port=port, lifespan="off", log_level="critical")

@@ -31,7 +31,9 @@ def test_events_sent_again_after_a_kill(stack: Stack) -> None:
     stack.stop_api(signal.SIGKILL)
     stack.start_api()
     assert send(events[:6], operator) == {"duplicate"}
-    assert send(events[6:], buyer) == {"recorded"}
+    refused = stack.client.post(stack.base + "/billing/events", json={**events[6], "account": None}, headers=buyer)
+    assert (refused.status_code, refused.json()["code"]) == (403, "operator_only")
+    assert send(events[6:], operator) == {"recorded"}
     assert send([{**events[0], "quantity": 99}], operator) == {"rejected"}
     assert stack.usage(buyer)["meters"][0]["quantity"] == 55
     until(lambda: stack.counted() == 55, "Stripe has all of it", 60)

@@ -116,8 +116,16 @@ def test_yesterdays_backup(stack: Stack, tmp_path: Path) -> None:
     lost = document(settled)["lost"]
     assert document(stack.farebox("usage", "lost", "--json"))["lost"] == [lost]
     stack.start_api()
-    old = {"id": "job-1", "meter": "calls", "quantity": 1, "at": lost["end"]}
-    (refused,) = stack.client.post(stack.base + "/billing/events", json=old, headers=buyer).json()["results"]
+    old = {
+        "id": "job-1",
+        "meter": "calls",
+        "quantity": 1,
+        "at": lost["end"],
+        "account": str(stack.usage(buyer)["account"]),
+    }
+    operator = {"Authorization": f"Bearer {stack.environment['FAREBOX_ADMIN_TOKEN']}"}
+    answer = stack.client.post(stack.base + "/billing/events", json={"events": [old]}, headers=operator)
+    (refused,) = answer.json()["results"]
     assert (refused["status"], refused["code"]) == ("rejected", "usage_in_lost_time")
     stack.call(buyer, 2)
     until(lambda: stack.counted() == 9, "the new calls are reported")

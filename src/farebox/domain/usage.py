@@ -11,9 +11,11 @@ from farebox.errors import QuantityInvalid, RecordConflict
 
 __all__ = [
     "BUCKET_SECONDS",
+    "KEY_RECORDS",
     "QUANTITY_MAX",
     "Batch",
     "Increment",
+    "KeySender",
     "Period",
     "Recorded",
     "RowName",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 BUCKET_SECONDS: Final = 3600
+KEY_RECORDS: Final = "key:"  # begins the ids of what keys record, and no other id
 QUANTITY_MAX: Final = 10**12  # of one charge; far below what a 64-bit sum holds
 
 _KINDS: Final = {
@@ -80,6 +83,15 @@ class UsageEvent:
     quantity: int
     id: str
     at: int | None = None
+
+
+class KeySender(NamedTuple):
+    """A key that records usage for its own account: its ids never meet those of the seller. `since_at` begins the
+    account's current period, in Unix seconds."""
+
+    account_id: str
+    key_id: str
+    since_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,4 +167,6 @@ def _kind(quantity: object) -> str:
 
 def record_conflict(id: str, meter: str, quantity: int) -> RecordConflict:
     """What is said when an id comes again with other values than these."""
-    return RecordConflict(f"The id {id!r} was recorded as {quantity} {meter} before. New usage needs a new id.")
+    return RecordConflict(
+        f"The id {id.removeprefix(KEY_RECORDS)!r} was recorded as {quantity} {meter} before. New usage needs a new id."
+    )

@@ -4,7 +4,7 @@ the hour and the billing period in which it was used; a bad one never loses the 
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from farebox.domain.accounts import boundaries_of
@@ -12,7 +12,9 @@ from farebox.domain.catalog import Meter
 from farebox.domain.measures import said
 from farebox.domain.restoring import LostSpan
 from farebox.domain.usage import (
+    KEY_RECORDS,
     Increment,
+    KeySender,
     Recorded,
     UsageEvent,
     bucket_start,
@@ -26,6 +28,7 @@ from farebox.errors import (
     AccountUnknown,
     InputInvalid,
     MeterUnknown,
+    QuantityInvalid,
     RecordConflict,
     RequestRefused,
     UsageError,
@@ -95,6 +98,7 @@ class Records:
     async def record(self, event: UsageEvent) -> None:
         """Durable on return. UsageError or RequestRefused say what is wrong with it, AccountSettling to come again."""
         at = self._check(event)
+        _refuse_name_of_keys(event)
         admission = self._admissions.enter()
         try:
             increment = await within(LOOK_SECONDS_MAX, self._readers, self._prepare, event, at)
@@ -116,23 +120,33 @@ class Records:
                 raise record_conflict(event.id, *known) from None
             return None
 
-    async def record_many(self, events: Sequence[UsageEvent], key_id: str = "") -> list[Recorded]:
-        """What became of each, in their order, once all that can be are durable. StoreError: repeat them all."""
+    async def record_many(self, events: Sequence[UsageEvent], sender: KeySender | None = None) -> list[Recorded]:
+        """What became of each, in their order, once all that can be are durable. StoreError: repeat them all.
+
+        `sender` is the key that records; None: the operator or the seller's code.
+        """
         admission = self._admissions.enter()
         try:
-            return await self._record_many(events, key_id)
+            made = await self._record_many(events, sender)
         finally:
             admission.leave()
+        return [replace(result, id=event.id) for event, result in zip(events, made, strict=True)]
 
-    async def _record_many(self, events: Sequence[UsageEvent], key_id: str) -> list[Recorded]:
+    async def _record_many(self, events: Sequence[UsageEvent], sender: KeySender | None) -> list[Recorded]:
         results: list[Recorded | None] = [None] * len(events)
         good: list[_Good] = []
         for number, event in enumerate(events):
             try:
-                good.append((number, event, self._check(event)))
+                at = self._check(event)
+                if sender is None:
+                    _refuse_name_of_keys(event)
+                else:
+                    event = _as_the_keys_own(event, at, sender)
+                good.append((number, event, at))
             except _Refusals as error:
                 results[number] = _rejected(event, error)
         places, before, lost = await within(LOOK_SECONDS_MAX, self._readers, self._look, good)
+        key_id = sender.key_id if sender is not None else ""
         # A mark of this request's own: of all who record an id at the same time, one is told that it was the first.
         new, again = _sorted_out(good, places, before, lost, key_id, self._entropy.token(), results)
         for start in range(0, len(new), RECORDS_PER_COMMIT_MAX):
@@ -267,6 +281,21 @@ def _increment(event: UsageEvent, at: int, place: _Place, lost: _Lost, key_id: s
         raise InputInvalid("at: that is before the account's first billing period, and nobody would be billed for it.")
     start, quantity = bucket_start(at, place.edges), checked_quantity(event.quantity, event.meter)
     return Increment(event.account_id, event.meter, key_id, _OPERATION, start, quantity, 1, at, event.id)
+
+
+def _refuse_name_of_keys(event: UsageEvent) -> None:
+    """What the operator and the code record has names of its own: a buyer could have used up one of the keys'."""
+    if event.id.startswith(KEY_RECORDS):
+        raise InputInvalid(f"id: an id that begins with {KEY_RECORDS!r} belongs to what a buyer's key records.")
+
+
+def _as_the_keys_own(event: UsageEvent, at: int, sender: KeySender) -> UsageEvent:
+    """The event under an id that only keys have. Refused when it costs nothing or is of an earlier, cheaper period."""
+    if checked_quantity(event.quantity, event.meter) == 0:
+        raise QuantityInvalid(f"{event.meter}: a key records a quantity of at least 1")
+    if event.at is not None and at < sender.since_at:
+        raise InputInvalid("at: a key records usage of its account's current period only, and that is before it began.")
+    return replace(event, id=KEY_RECORDS + event.id)
 
 
 def _name(increment: Increment) -> _Name:

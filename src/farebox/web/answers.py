@@ -28,6 +28,7 @@ from farebox.errors import (
     KeyMissing,
     KeyRevoked,
     NotFound,
+    OperatorOnly,
     PlanUnknown,
     ProviderForbidden,
     ProviderRejected,
@@ -74,7 +75,7 @@ REFUSALS: Final[Mapping[tuple[str, str], _Errors]] = {
     ("post", "/portal"): (*_KEY, CustomerMissing, TooManyRequests, *_STRIPE),
     ("post", "/events"): (
         *(*_KEY, *_BODY, SubscriptionMissing, SubscriptionInactive),
-        *(AccountSettling, TooManyRequests),
+        *(OperatorOnly, AccountSettling, TooManyRequests),
     ),
     ("get", "/keys"): _KEY,
     ("post", "/keys"): (*_KEY, *_BODY),

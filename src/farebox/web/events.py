@@ -1,5 +1,5 @@
-"""POST /events: usage from anywhere over HTTP, by a key for its own account or by the operator for any. Each event is
-answered by itself: a bad one never loses the others.
+"""POST /events: usage from anywhere over HTTP, by the operator for any account and, where the seller says so, by a key
+for its own. Each event is answered by itself: a bad one never loses the others.
 """
 
 import json
@@ -10,8 +10,7 @@ from typing import Any, Final
 from fastapi import Depends, FastAPI, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from farebox.domain.access import Facts
-from farebox.domain.usage import Recorded, UsageEvent
+from farebox.domain.usage import KeySender, Recorded, UsageEvent
 from farebox.errors import AccountUnknown, InputInvalid
 from farebox.web import models
 from farebox.web.limits import RateLimit, bounded_body
@@ -54,12 +53,12 @@ _BODY: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What the route works with. `entitle` gives the facts of a key that may make paid calls, or raises; `record_many`
-    takes the key's id, or none for the operator."""
+    """What the route works with. `entitle` gives the key that may record, or raises; `record_many` takes that key,
+    or None for the operator."""
 
-    entitle: Callable[[Request], Awaitable[Facts]]
+    entitle: Callable[[Request], Awaitable[KeySender]]
     operator: Operator
-    record_many: Callable[[list[UsageEvent], str], Awaitable[list[Recorded]]]
+    record_many: Callable[[list[UsageEvent], KeySender | None], Awaitable[list[Recorded]]]
     limit: RateLimit
 
 
@@ -68,21 +67,21 @@ def add_event_routes(app: FastAPI, events: Events) -> None:
     bearer: Any = Security(HTTPBearer(auto_error=False))
     header: Any = Security(APIKeyHeader(name="X-API-Key", auto_error=False))
 
-    async def sender(request: Request, _bearer: Any = bearer, _header: Any = header) -> Facts | None:
+    async def sender(request: Request, _bearer: Any = bearer, _header: Any = header) -> KeySender | None:
         """The key that sends, or None for the operator."""
         if events.operator.admits(request):
             return None
-        facts = await events.entitle(request)
-        events.limit.take(facts.account.id)
-        return facts
+        key = await events.entitle(request)
+        events.limit.take(key.account_id)
+        return key
 
     sent_by: Any = Depends(sender)
 
     @app.post("/events", openapi_extra=_BODY)
-    async def record(request: Request, facts: Any = sent_by) -> models.EventsAnswer:
+    async def record(request: Request, key: Any = sent_by) -> models.EventsAnswer:
         """Record usage from outside a call: one event, or many as `{"events": […]}`. Durable when answered."""
         asked = _read(await bounded_body(request, EVENTS_BODY_BYTES_MAX))
-        own = facts.account.id if facts is not None else None
+        own = key.account_id if key is not None else None
         results: list[Recorded | None] = []
         good: list[UsageEvent] = []
         for document in asked:
@@ -91,7 +90,7 @@ def add_event_routes(app: FastAPI, events: Events) -> None:
                 results.append(None)
             except (InputInvalid, AccountUnknown) as error:
                 results.append(Recorded(_shown(document), "rejected", error.code, error.detail))
-        made = iter(await events.record_many(good, facts.key_id if facts is not None else ""))
+        made = iter(await events.record_many(good, key))
         return models.EventsAnswer(results=[_answer(next(made) if result is None else result) for result in results])
 
 

@@ -4,16 +4,18 @@ and a bad one costs the others nothing.
 
 import asyncio
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.shop import ADMIN_TOKEN, Shop, bearer, open_shop
+from tests.shop import ADMIN_TOKEN, CATALOG, Shop, bearer, open_shop
 
 from farebox import UsageEvent
 from farebox.billing.claim import Claimed
 from farebox.billing.inbox import refresh_account
-from farebox.domain.usage import QUANTITY_MAX, Recorded
+from farebox.domain.usage import KEY_RECORDS, QUANTITY_MAX, Recorded
 from farebox.errors import InputInvalid, StoreUnavailable
 from farebox.metering.records import (
     RECORD_AGE_SECONDS_MAX,
@@ -26,6 +28,14 @@ from farebox.web.limits import BURST_REQUESTS_MAX
 
 DAY, HOUR = 86_400, 3_600
 OPERATOR = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+KEYS_RECORD = CATALOG + '\n[events]\nfrom = ["operator", "key"]\n'
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    """A shop in which buyers' keys may record."""
+    with open_shop(tmp_path, catalog=KEYS_RECORD) as opened:
+        yield opened
 
 
 def used(shop: Shop, claimed: Claimed, start: int = 0, end: int = 2**40) -> int:
@@ -97,7 +107,7 @@ BAD: list[tuple[Any, str]] = [
 def test_a_bad_event_costs_the_others_nothing(shop: Shop) -> None:
     """Each event is answered by itself, in its place; the good ones among bad ones are recorded."""
     claimed, other = shop.buy(), shop.buy()
-    mixed = [event("first", 1), *(bad for bad, _ in BAD), event("last", 0), event(18, account=other.account_id)]
+    mixed = [event("first", 1), *(bad for bad, _ in BAD), event("last", 2), event(18, account=other.account_id)]
     raw = json.dumps({"events": mixed})  # a surrogate can only be sent as an escape
     headers = {**bearer(claimed.key), "Content-Type": "application/json"}
     answer = shop.client.post("/billing/events", content=raw, headers=headers)
@@ -110,7 +120,7 @@ def test_a_bad_event_costs_the_others_nothing(shop: Shop) -> None:
         "account_unknown",
     ]
     assert all(r["detail"] and len(r["detail"]) < 300 for r in said if r["status"] == "rejected")
-    assert (used(shop, claimed), used(shop, other)) == (1, 0)
+    assert (used(shop, claimed), used(shop, other)) == (3, 0)
     assert results(shop, bearer(claimed.key), event(1, 1)) == ["recorded"]  # what was rejected has not used up its id
 
 
@@ -192,9 +202,21 @@ def test_who_may(shop: Shop) -> None:
     assert results(shop, OPERATOR, event(4, account=claimed.account_id)) == ["recorded"]
 
 
+def test_no_key_records_unless_the_seller_says_so(tmp_path: Path) -> None:
+    """Where farebox.toml does not name "key", only the operator records, and the refusal says how it is allowed."""
+    with open_shop(tmp_path) as shop:
+        claimed = shop.buy()
+        for headers in (bearer(claimed.key), {"X-API-Key": claimed.key.reveal()}):
+            refused = post(shop, event(1), headers)
+            assert (refused.status_code, refused.json()["code"]) == (403, "operator_only")
+            assert "[events] from" in refused.json()["detail"]
+        assert results(shop, OPERATOR, event(1, account=claimed.account_id)) == ["recorded"]
+        assert used(shop, claimed) == 1
+
+
 def test_no_operator_without_a_token(tmp_path: Path) -> None:
     """Where no operator's token is set, none is taken for one."""
-    with open_shop(tmp_path, admin=False) as shop:
+    with open_shop(tmp_path, admin=False, catalog=KEYS_RECORD) as shop:
         for token in (ADMIN_TOKEN, "", "None"):
             assert post(shop, event(1), {"Authorization": f"Bearer {token}"}).status_code == 401
 
@@ -263,7 +285,8 @@ def test_the_time_of_use(shop: Shop) -> None:
     shop.runtime.gate.poll()
     oldest, ahead = now - RECORD_AGE_SECONDS_MAX, now + RECORD_AHEAD_SECONDS_MAX
     times = [now - 5 * HOUR, oldest, oldest - 1, ahead, ahead + 1, now, None]
-    said = results(shop, bearer(claimed.key), *(event(n, 1 << n, at=at) for n, at in enumerate(times)))
+    mine = {"account": claimed.account_id}
+    said = results(shop, OPERATOR, *(event(n, 1 << n, at=at, **mine) for n, at in enumerate(times)))
     assert said == ["recorded", "recorded", "input_invalid", "recorded", "input_invalid", "recorded", "recorded"]
     hour = now - now % HOUR
     assert used(shop, claimed, hour, hour + 1) == 8 + 32 + 64
@@ -273,6 +296,45 @@ def test_the_time_of_use(shop: Shop) -> None:
     shop.runtime.gate.poll()
     assert results(shop, bearer(late.key), event(1, at=now - DAY), event(2, at=now)) == ["input_invalid", "recorded"]
     assert start < now
+
+
+def test_a_key_records_in_its_current_period(shop: Shop) -> None:
+    """A key may choose a time of its current period, and none before it: that would be billed at an earlier price."""
+    claimed = shop.buy()
+    (period,) = shop.store.periods(claimed.account_id)
+    shop.clock.pass_seconds(period.end - shop.clock.now_at() + HOUR)
+    shop.sandbox.tick()
+    refresh_account(shop.store, shop.provider, shop.clock, shop.account(claimed))
+    shop.runtime.gate.poll()
+    times = [period.start, period.end - 1, period.end, None]
+    said = results(shop, bearer(claimed.key), *(event(n, 1 << n, at=at) for n, at in enumerate(times)))
+    assert said == ["input_invalid", "input_invalid", "recorded", "recorded"]
+    assert used(shop, claimed, period.start, period.end) == 0
+
+
+def test_ids_of_keys_and_of_the_seller_never_meet(shop: Shop) -> None:
+    """What a key records takes no id of the operator's or the code's, before or after, nor do they take one of its."""
+    claimed = shop.buy()
+    mine = {"account": claimed.account_id}
+    key = bearer(claimed.key)
+    assert shop.client.portal is not None
+    assert results(shop, key, event(1, 1), event(2, 5)) == ["recorded", "recorded"]
+    assert results(shop, OPERATOR, event(1, 70, **mine), event(2, 5, **mine)) == ["recorded", "recorded"]
+    shop.client.portal.call(partial(shop.runtime.record, claimed.account_id, "calls", 400, record_id="job-3"))
+    assert results(shop, key, event(3, 1), event(2, 5), event(1, 2)) == ["recorded", "duplicate", "record_conflict"]
+    assert used(shop, claimed) == 1 + 5 + 70 + 5 + 400 + 1
+    reserved = {**event(1, 1, **mine), "id": KEY_RECORDS + "job-1"}
+    assert results(shop, OPERATOR, reserved) == ["input_invalid"]
+    with pytest.raises(InputInvalid, match="key:"):
+        asyncio.run(shop.runtime.record(claimed.account_id, "calls", 1, record_id=KEY_RECORDS + "job-1"))
+    assert results(shop, key, {**event(1, 9), "id": KEY_RECORDS + "job-1"}) == ["recorded"]
+
+
+def test_a_key_records_no_zero(shop: Shop) -> None:
+    """Zero from a key is refused: it would fill the ledger with ids and cost nothing. The operator may."""
+    claimed = shop.buy()
+    assert results(shop, bearer(claimed.key), event(1, 0)) == ["quantity_invalid"]
+    assert results(shop, OPERATOR, event(1, 0, account=claimed.account_id)) == ["recorded"]
 
 
 def test_the_period_of_use(shop: Shop) -> None:
